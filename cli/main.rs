@@ -1,0 +1,2 @@
+//! The acdit-world command.
+fn main() {}
