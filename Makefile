@@ -1,0 +1,42 @@
+# The same commands for people and for CI. Each first makes the machine ready (tools/setup.sh: a fifth of a second once it is).
+# One profile, release, everywhere: what is tested is what runs, and every dependency compiles once.
+
+# Cargo lets these replace the rpath in .cargo/config.toml, and nothing built would find libtorch.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+
+CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}/acdit-world
+
+.PHONY: help serve build test check bench clean-cache setup setup-test setup-bench
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+serve: setup ## the shipped world on http://127.0.0.1:8080; flags by ARGS="--port 9000"
+	cargo run --release --bin acdit-world -- serve $(ARGS)
+
+build: setup ## target/release/acdit-world
+	cargo build --release
+
+test: setup-test ## every test: real libtorch, FFmpeg, sockets and Chromium
+	cargo test --release --workspace
+
+check: setup ## format, lints, documentation, and the builds without FFmpeg or libtorch
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --release --workspace --no-deps
+	cargo check --release --no-default-features
+	cargo check --release --package acdit-io
+
+bench: setup-bench ## speed against PyTorch on this machine; flags by ARGS="--preset xl --device cuda"
+	cargo build --release
+	"$(CACHE)/pytorch-2.11.0/bin/python" benches/compare.py $(ARGS)
+
+clean-cache: ## removes what setup downloaded; target/ stays
+	rm -rf "$(CACHE)" .cargo/config.toml tests/browser/node_modules
+
+setup:
+	@tools/setup.sh build
+setup-test:
+	@tools/setup.sh test
+setup-bench:
+	@tools/setup.sh bench
