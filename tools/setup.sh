@@ -29,6 +29,8 @@ main() {
     mkdir -p "$CACHE"
     exec {lock}>"$CACHE/.lock" # two makes at once: the second waits, and finds the work done
     flock "$lock"
+    trap 'rm -rf "$CACHE"/*.part' EXIT
+    rm -rf "$CACHE"/*.part # of a run that was killed
     if [ "$goal" = audit ]; then rm -f "$CACHE"/*/.stamp; fi
     find_libtorch
     write_cargo_config
@@ -87,7 +89,6 @@ unpack() {
     local folder=$1 requirements=$2 part=$1.part python
     shift 2
     [ ! -e "$folder" ] || say "$folder is damaged or not from here: fetching it again"
-    rm -rf "$part"
     mkdir -p "$part/wheels" "$part/tmp" "$part/tree"
     python=$(python_with_pip) || { need_packages python3-pip && python=/usr/bin/python3; }
     download "$python" "$requirements" "$part"
@@ -219,16 +220,15 @@ install_node_modules() {
 
 # ---- benches ----
 
-# A virtual environment with PyTorch; CUDA's libraries, some gigabytes, come along only where there is a GPU.
 prepare_benches() {
-    local venv=$CACHE/pytorch-$TORCH_VERSION dependencies=()
+    local venv=$CACHE/pytorch-$TORCH_VERSION
     cmp --silent tools/bench.txt "$venv/.installed.txt" && return
     python3 -c 'import ensurepip' 2>/dev/null || need_packages python3-venv
-    command -v nvidia-smi >/dev/null || dependencies=(--no-deps)
     say "installing PyTorch for Python into $venv"
     rm -rf "$venv"
     python3 -m venv "$venv"
-    TMPDIR=$venv "$venv/bin/python" -m pip install --requirement tools/bench.txt "${dependencies[@]}" --only-binary :all: \
+    mkdir "$venv/tmp"
+    TMPDIR=$venv/tmp "$venv/bin/python" -m pip install --requirement tools/bench.txt --only-binary :all: \
         --no-cache-dir --disable-pip-version-check --quiet </dev/null >&2 ||
         die "pip failed, for the reason above: run the same command again"
     cp tools/bench.txt "$venv/.installed.txt" # last, so that it stands for all of it
