@@ -1,0 +1,178 @@
+//! The playback clock: when the next block may be generated.
+//!
+//! A generator that runs ahead of what is on screen makes controls feel dead, and one that tries to catch up after a
+//! stall shows a burst. So block `n + 1` may start when block `n` starts to play, never earlier; and when a block comes
+//! too late, the clock slips by as much as it was late: later blocks keep their distance and no latency builds up.
+//!
+//! The clock is pure: the caller passes the time, as the duration since an origin of its choice.
+
+use std::time::Duration;
+
+/// The playback clock of one stream.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    block: Duration,
+    /// When everything delivered so far will have been shown; `None` before the first block.
+    end: Option<Duration>,
+    due: Duration,
+    frozen_at: Option<Duration>,
+    underruns: u64,
+}
+
+impl Pace {
+    /// A clock for blocks that play for `block` each; [`Duration::ZERO`] means as fast as possible. The first block is
+    /// due at once.
+    pub fn new(block: Duration) -> Self {
+        Self { block, end: None, due: Duration::ZERO, frozen_at: None, underruns: 0 }
+    }
+
+    /// When the next block may be generated; `None` while paused.
+    pub fn due(&self) -> Option<Duration> {
+        self.frozen_at.is_none().then_some(self.due)
+    }
+
+    /// Notes that the next block is ready at `now`.
+    ///
+    /// A block that was being generated when the clock was paused counts at the time of the pause.
+    pub fn delivered(&mut self, now: Duration) {
+        let now = self.frozen_at.unwrap_or(now);
+        let start = self.end.map_or(now, |end| end.max(now));
+        if !self.block.is_zero() && self.end.is_some_and(|end| end < now) {
+            self.underruns += 1;
+        }
+        self.end = Some(start + self.block);
+        self.due = start;
+    }
+
+    /// Notes that a block asked for while paused is on screen: the next one is due as soon as the clock runs again.
+    pub fn stepped(&mut self, now: Duration) {
+        let now = self.frozen_at.unwrap_or(now);
+        self.end = Some(now);
+        self.due = now;
+    }
+
+    /// Stops the clock.
+    pub fn pause(&mut self, now: Duration) {
+        self.frozen_at.get_or_insert(now);
+    }
+
+    /// Starts the clock where it stopped.
+    pub fn resume(&mut self, now: Duration) {
+        if let Some(frozen_at) = self.frozen_at.take() {
+            let stopped_for = now.saturating_sub(frozen_at);
+            self.due += stopped_for;
+            self.end = self.end.map(|end| end + stopped_for);
+        }
+    }
+
+    /// Forgets what was delivered, as when the stream starts anew: the next block is due at once.
+    pub fn restart(&mut self) {
+        self.end = None;
+        self.due = self.frozen_at.unwrap_or(Duration::ZERO);
+    }
+
+    /// Blocks that came after the one before them had ended.
+    pub fn underruns(&self) -> u64 {
+        self.underruns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_fast_generator_stays_one_block_ahead() {
+        let mut pace = Pace::new(ms(500));
+        assert_eq!(pace.due(), Some(ms(0)));
+        pace.delivered(ms(1100)); // plays 1100..1600
+        assert_eq!(pace.due(), Some(ms(1100)));
+        pace.delivered(ms(1200)); // plays 1600..2100
+        assert_eq!(pace.due(), Some(ms(1600)));
+        pace.delivered(ms(1700)); // plays 2100..2600
+        assert_eq!(pace.due(), Some(ms(2100)));
+        assert_eq!(pace.underruns(), 0);
+    }
+
+    #[test]
+    fn a_late_block_slips_the_clock_once_and_is_not_caught_up() {
+        let mut pace = Pace::new(ms(500));
+        pace.delivered(ms(0)); // plays 0..500
+        pace.delivered(ms(900)); // 400 late: plays 900..1400
+        assert_eq!((pace.due(), pace.underruns()), (Some(ms(900)), 1));
+        pace.delivered(ms(1000)); // plays 1400..1900
+        assert_eq!((pace.due(), pace.underruns()), (Some(ms(1400)), 1));
+    }
+
+    #[test]
+    fn a_slow_generator_is_always_due_and_its_latency_does_not_grow() {
+        let mut pace = Pace::new(ms(500));
+        for block in 0..100 {
+            let ready = ms(800 * block);
+            pace.delivered(ready);
+            assert_eq!(pace.due(), Some(ready), "playback of block {block} starts the moment it is ready");
+        }
+        assert_eq!(pace.underruns(), 99);
+    }
+
+    #[test]
+    fn pause_stops_everything_and_resume_goes_on_where_it_was() {
+        let mut pace = Pace::new(ms(500));
+        pace.delivered(ms(0));
+        pace.delivered(ms(100)); // due 500, shown until 1000
+        pace.pause(ms(300));
+        assert_eq!(pace.due(), None);
+        pace.pause(ms(400)); // a second pause changes nothing
+        pace.resume(ms(10_300));
+        assert_eq!(pace.due(), Some(ms(10_500)));
+        pace.delivered(ms(10_600));
+        assert_eq!((pace.due(), pace.underruns()), (Some(ms(11_000)), 0));
+    }
+
+    #[test]
+    fn a_block_in_flight_at_the_pause_counts_as_delivered_then() {
+        let mut pace = Pace::new(ms(500));
+        pace.delivered(ms(0));
+        pace.pause(ms(100));
+        pace.delivered(ms(450)); // plays 500..1000 of the frozen clock
+        pace.resume(ms(1100));
+        assert_eq!((pace.due(), pace.underruns()), (Some(ms(1500)), 0));
+    }
+
+    #[test]
+    fn single_steps_leave_no_debt() {
+        let mut pace = Pace::new(ms(500));
+        pace.delivered(ms(0));
+        pace.pause(ms(100));
+        for step in 0..10 {
+            pace.stepped(ms(1000 * step + 200));
+            assert_eq!(pace.due(), None);
+        }
+        pace.resume(ms(20_000));
+        assert_eq!(pace.due(), Some(ms(20_000)));
+    }
+
+    #[test]
+    fn zero_length_blocks_are_always_due() {
+        let mut pace = Pace::new(Duration::ZERO);
+        for time in [ms(3), ms(4), ms(90)] {
+            pace.delivered(time);
+            assert_eq!((pace.due(), pace.underruns()), (Some(time), 0));
+        }
+    }
+
+    #[test]
+    fn restart_makes_the_next_block_due_at_once() {
+        let mut pace = Pace::new(ms(500));
+        pace.delivered(ms(0));
+        pace.delivered(ms(10));
+        pace.restart();
+        assert_eq!(pace.due(), Some(ms(0)));
+        pace.delivered(ms(700));
+        assert_eq!((pace.due(), pace.underruns()), (Some(ms(700)), 0));
+    }
+}
