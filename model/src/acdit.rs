@@ -1,0 +1,226 @@
+//! The network, and the two passes it consists of.
+//!
+//! The clean stream never looks at the noised one, so every use is a clean pass that fills a [`KvStore`] and a noised
+//! pass that reads it. Training runs both over all blocks of a clip under the skip-causal mask; streaming runs the clean
+//! pass once per block and the noised pass once per denoising step. Same code, same numbers.
+
+use tch::{Kind, Tensor, nn};
+
+use crate::block::{Block, FinalLayer};
+use crate::embed::{LabelEmbedder, TimestepEmbedder};
+use crate::linear::{Linear, Start};
+use crate::{Config, Error, KvStore, Rope, RopeTable, mask};
+
+/// The ACDiT network. Weights only: whatever a stream remembers is in the [`KvStore`] that callers pass.
+#[derive(Debug)]
+pub struct Acdit {
+    config: Config,
+    rope: Rope,
+    compute: Kind,
+    x_embedder: Linear,
+    t_embedder: TimestepEmbedder,
+    y_embedder: LabelEmbedder,
+    blocks: Vec<Block>,
+    final_layer: FinalLayer,
+}
+
+/// Input of the training forward.
+#[derive(Debug)]
+pub struct TrainingBatch {
+    /// Clean tokens (N, T, B, p²·C).
+    pub clean: Tensor,
+    /// Noised tokens (N, T, B, p²·C).
+    pub noised: Tensor,
+    /// Diffusion timestep of each noised block (N, T) i64.
+    pub timesteps: Tensor,
+    /// Label of each block (N, T) i64; `num_classes` is the null label.
+    pub labels: Tensor,
+}
+
+/// Keys and values of a clean pass, read by the noised pass of the same forward.
+#[derive(Default)]
+struct CleanPass {
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl KvStore for CleanPass {
+    fn extend(&mut self, layer: usize, keys: Tensor, values: Tensor) -> (Tensor, Tensor) {
+        match self.layers.get(layer) {
+            None => {
+                self.layers.push((keys.shallow_clone(), values.shallow_clone()));
+                (keys, values)
+            }
+            Some((clean_keys, clean_values)) => {
+                (Tensor::cat(&[clean_keys, &keys], 2), Tensor::cat(&[clean_values, &values], 2))
+            }
+        }
+    }
+
+    fn past_tokens(&self) -> i64 {
+        0
+    }
+}
+
+impl Acdit {
+    /// Registers the parameters under `vs` with the published names and the published initialisation.
+    ///
+    /// Activations are of type `compute`; weights follow (see the type of `vs` for how they are stored).
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the sizes contradict one another.
+    pub fn new(vs: &nn::Path, config: &Config, compute: Kind) -> Result<Self, Error> {
+        config.validate()?;
+        let hidden = config.hidden_size;
+        Ok(Self {
+            rope: Rope::new(config),
+            compute,
+            x_embedder: Linear::new(vs / "x_embedder", config.token_width(), hidden, false, Start::Xavier),
+            t_embedder: TimestepEmbedder::new(vs / "t_embedder", hidden),
+            y_embedder: LabelEmbedder::new(vs / "y_embedder", config.num_classes, hidden),
+            blocks: (0..config.num_layers as usize)
+                .map(|layer| Block::new(vs / "blocks" / layer, config, layer))
+                .collect(),
+            final_layer: FinalLayer::new(vs / "final_layer", config),
+            config: config.clone(),
+        })
+    }
+
+    /// The sizes this network was built with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> tch::Device {
+        self.y_embedder.device()
+    }
+
+    /// Type of the activations.
+    pub fn compute(&self) -> Kind {
+        self.compute
+    }
+
+    /// The label that stands for "no label".
+    pub fn null_label(&self) -> i64 {
+        self.config.num_classes
+    }
+
+    /// Position tables.
+    pub fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    /// Timestep embedding: (N) i64 → (N, D).
+    pub fn timestep_embedding(&self, timesteps: &Tensor) -> Tensor {
+        self.t_embedder.forward(timesteps, self.compute)
+    }
+
+    /// The training forward: predictions for all noised blocks of a clip under SCAM, (N, T, B, p²·C) f32.
+    ///
+    /// The clip may have any number of blocks the positions reach; `context_window` of the config limits what is seen.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for inputs that do not fit the config, [`Error::Position`].
+    pub fn training_forward(&self, batch: &TrainingBatch) -> Result<Tensor, Error> {
+        let (n, t) = self.check_tokens("clean tokens", &batch.clean)?;
+        check("noised tokens", &batch.clean.size(), &batch.noised)?;
+        check("timesteps", &[n, t], &batch.timesteps)?;
+        check("labels", &[n, t], &batch.labels)?;
+        let rope = self.rope.table(0, t, self.device())?;
+        let scam = mask::scam(t, self.config.context_window, self.device());
+        let spread = |rows: Tensor| mask::tokens(&rows, self.config.block_tokens());
+        let clean_mask = spread(scam.narrow(0, 0, t).narrow(1, 0, t)); // (T·B, T·B)
+        let noised_mask = spread(scam.narrow(0, t, t)); // (T·B, 2·T·B)
+
+        let mut clean = CleanPass::default();
+        self.clean_pass(&batch.clean, &rope, &mut clean, Some(&clean_mask));
+        Ok(self.noised_pass(batch, &rope, &mut clean, Some(&noised_mask)))
+    }
+
+    /// Runs clean blocks (N, T, B, p²·C), which stand at block positions `first..first + T`, and leaves their keys and
+    /// values in `store`.
+    ///
+    /// Several blocks attend one another and the store's past causally and within the config's window; a single block
+    /// attends all that the store holds.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Position`].
+    pub fn encode_clean(&self, clean: &Tensor, first: i64, store: &mut dyn KvStore) -> Result<(), Error> {
+        let (_, t) = self.check_tokens("clean tokens", clean)?;
+        let rope = self.rope.table(first, t, self.device())?;
+        let block_tokens = self.config.block_tokens();
+        let past = store.past_tokens() / block_tokens;
+        let mask = (t > 1).then(|| {
+            mask::tokens(&mask::causal(t, past, self.config.context_window, self.device()), block_tokens)
+        });
+        self.clean_pass(clean, &rope, store, mask.as_ref());
+        Ok(())
+    }
+
+    /// Predicts for one noised block (N, B, p²·C) at block position `position`, all of whose N branches (labels (N),
+    /// timesteps (N)) attend the store's past and themselves. Returns (N, B, p²·C) f32.
+    ///
+    /// `rope` is [`Rope::table`] of that position: the caller keeps it over the denoising steps.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn denoise(
+        &self,
+        noised: &Tensor,
+        timesteps: &Tensor,
+        labels: &Tensor,
+        rope: &RopeTable,
+        store: &mut dyn KvStore,
+    ) -> Result<Tensor, Error> {
+        let noised = noised.unsqueeze(1); // (N, 1, B, p²·C)
+        let (n, _) = self.check_tokens("noised tokens", &noised)?;
+        check("timesteps", &[n], timesteps)?;
+        check("labels", &[n], labels)?;
+        let batch = TrainingBatch {
+            clean: Tensor::new(),
+            noised,
+            timesteps: timesteps.unsqueeze(1),
+            labels: labels.unsqueeze(1),
+        };
+        Ok(self.noised_pass(&batch, rope, store, None).squeeze_dim(1))
+    }
+
+    fn clean_pass(&self, clean: &Tensor, rope: &RopeTable, store: &mut dyn KvStore, mask: Option<&Tensor>) {
+        let (last, before) = self.blocks.split_last().expect("a valid config has a layer");
+        let embedded = self.x_embedder.forward(&clean.to_kind(self.compute)); // (N, T, B, D)
+        let xs = before.iter().fold(embedded, |xs, block| block.clean(&xs, rope, store, mask));
+        last.remember(&xs, rope, store);
+    }
+
+    fn noised_pass(
+        &self,
+        batch: &TrainingBatch,
+        rope: &RopeTable,
+        store: &mut dyn KvStore,
+        mask: Option<&Tensor>,
+    ) -> Tensor {
+        let TrainingBatch { noised, timesteps, labels, .. } = batch;
+        let condition =
+            self.timestep_embedding(timesteps) + self.y_embedder.forward(labels, self.compute); // (N, T, D)
+        let embedded = self.x_embedder.forward(&noised.to_kind(self.compute)); // (N, T, B, D)
+        let xs = (self.blocks.iter())
+            .fold(embedded, |xs, block| block.noised(&xs, &condition, rope, store, mask));
+        self.final_layer.forward(&xs, &condition).to_kind(Kind::Float)
+    }
+
+    /// N and T of (N, T, B, p²·C) tokens.
+    fn check_tokens(&self, what: &'static str, tokens: &Tensor) -> Result<(i64, i64), Error> {
+        let (block, width) = (self.config.block_tokens(), self.config.token_width());
+        match tokens.size()[..] {
+            [n, t, b, c] if n > 0 && t > 0 && b == block && c == width => Ok((n, t)),
+            _ => Err(Error::Shape { what, expected: vec![-1, -1, block, width], got: tokens.size() }),
+        }
+    }
+}
+
+fn check(what: &'static str, expected: &[i64], tensor: &Tensor) -> Result<(), Error> {
+    if tensor.size() == expected {
+        return Ok(());
+    }
+    Err(Error::Shape { what, expected: expected.to_vec(), got: tensor.size() })
+}
