@@ -1,1 +1,26 @@
-//! stub
+//! The web side of a world: wire protocol, HTTP and WebSocket server, and the page it serves.
+//!
+//! Nothing here knows what a tensor or a video codec is. A world is whatever implements [`WorldSource`]: it takes
+//! [`Control`]s, publishes [`Packet`]s and announces its [`State`] through a [`Hub`]. [`serve`] does the rest for
+//! any number of viewers, and [`Client`] is the same protocol from the other end. `docs/protocol.md` gives the bytes.
+
+mod client;
+mod error;
+mod guard;
+mod hub;
+mod page;
+mod protocol;
+mod server;
+mod socket;
+mod source;
+mod upload;
+
+pub use client::{Client, Event};
+pub use error::Error;
+pub use hub::{Demand, Hub, HubStats};
+pub use protocol::{
+    ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
+    State, Timings, VERSION, WindowInfo, WorldInfo,
+};
+pub use server::{ServerConfig, serve};
+pub use source::{Control, Outcome, Refusal, Reply, WorldSource};

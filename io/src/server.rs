@@ -1,0 +1,246 @@
+//! The HTTP server: its routes, its limits, and how it ends.
+//!
+//! It has its own accept loop because `axum::serve` offers no header deadline and no cap on connections, and because
+//! WebSocket tasks outlive the connection that they were upgraded from: they are tracked here, so that shutdown can
+//! close each with 1001 and wait.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{State, ws::WebSocketUpgrade},
+    http::StatusCode,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use serde::Serialize;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Error,
+    guard::{self, Allowed, Rejection},
+    hub::{Demand, Hub, HubStats},
+    page, protocol,
+    protocol::WorldInfo,
+    socket,
+    source::WorldSource,
+    upload,
+};
+
+/// Pause after a failed `accept` (out of file descriptors, mostly) so that the loop does not spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Limits of a server. The default suits a person's own machine.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Open HTTP connections; further ones wait unaccepted.
+    pub max_connections: usize,
+    /// WebSocket viewers; further ones get 503 with Retry-After.
+    pub max_viewers: usize,
+    /// Clips being uploaded at once; further ones get 503 with Retry-After.
+    pub max_uploads: usize,
+    /// Largest clip, in bytes.
+    pub upload_bytes: usize,
+    /// Longest time for a clip to arrive, and again for the world to take it.
+    pub upload_deadline: Duration,
+    /// Longest time for a request's headers, an idle connection included, and for a viewer's hello.
+    pub header_deadline: Duration,
+    /// Longest time for one message to leave; then the viewer is dropped.
+    pub write_deadline: Duration,
+    /// How often a viewer is pinged.
+    pub ping_interval: Duration,
+    /// A viewer that has sent nothing, not even a pong, for so long is dropped.
+    pub silence_limit: Duration,
+    /// Longest wait for tasks at shutdown.
+    pub shutdown_deadline: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 256,
+            max_viewers: 64,
+            max_uploads: 2,
+            upload_bytes: 64 << 20,
+            upload_deadline: Duration::from_secs(60),
+            header_deadline: Duration::from_secs(10),
+            write_deadline: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(10),
+            silence_limit: Duration::from_secs(30),
+            shutdown_deadline: Duration::from_secs(8),
+        }
+    }
+}
+
+/// What every handler shares.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) source: Arc<dyn WorldSource>,
+    pub(crate) hub: Hub,
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) uploads: Arc<Semaphore>,
+    viewers: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// Serves the page, the stream and the controls of `source` until `shutdown` completes, then closes every viewer
+/// with 1001 and returns when its tasks have ended or [`ServerConfig::shutdown_deadline`] has passed.
+///
+/// # Errors
+/// [`Error::NotLoopback`] for a listener that other machines can reach, [`Error::Network`] for one without an address.
+pub async fn serve(
+    listener: TcpListener,
+    source: Arc<dyn WorldSource>,
+    hub: Hub,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        return Err(Error::NotLoopback(address));
+    }
+    let app = App {
+        source: source.clone(),
+        uploads: Arc::new(Semaphore::new(config.max_uploads)),
+        viewers: Arc::new(Semaphore::new(config.max_viewers)),
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        config: Arc::new(config),
+        hub,
+    };
+    app.tasks.spawn(report_demand(app.hub.demand(), source, app.stop.clone()));
+    let router = routes(app.clone(), Allowed::for_address(address));
+
+    tokio::select! {
+        () = accept(listener, router, &app) => {}
+        () = shutdown => {}
+    }
+    app.stop.cancel();
+    app.tasks.close();
+    if timeout(app.config.shutdown_deadline, app.tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = app.tasks.len(), "shutdown deadline passed");
+    }
+    Ok(())
+}
+
+fn routes(app: App, allowed: Allowed) -> Router {
+    page::routes()
+        .route("/ws", get(upgrade))
+        .route("/api/clip", post(upload::clip))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/info", get(info))
+        .fallback(async || Rejection::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
+        .layer(middleware::from_fn_with_state(allowed, guard::check))
+        .with_state(app)
+}
+
+async fn accept(listener: TcpListener, router: Router, app: &App) {
+    let connections = Arc::new(Semaphore::new(app.config.max_connections));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection =
+                    connection(stream, router.clone(), app.config.header_deadline, app.stop.clone());
+                app.tasks.spawn(async move {
+                    connection.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Answers one connection's requests until it ends, is upgraded, or the server stops.
+async fn connection(stream: TcpStream, router: Router, header_deadline: Duration, stop: CancellationToken) {
+    // Frames are small and wanted at once. A socket that refuses the option is only slower.
+    let _ = stream.set_nodelay(true);
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_deadline)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection");
+    }
+}
+
+/// Tells the source about demand, one call after another, so that the last one is the truth.
+async fn report_demand(
+    mut demand: watch::Receiver<Demand>,
+    source: Arc<dyn WorldSource>,
+    stop: CancellationToken,
+) {
+    loop {
+        let Demand { h264, jpeg } = *demand.borrow_and_update();
+        source.viewers(h264, jpeg);
+        tokio::select! {
+            changed = demand.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Result<Response, Rejection> {
+    let full = |_| {
+        Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "full", "no seat is free for another viewer")
+            .retry_after()
+    };
+    let permit = app.viewers.clone().try_acquire_owned().map_err(full)?;
+    let tasks = app.tasks.clone();
+    let upgrade = upgrade
+        .max_message_size(socket::TRANSPORT_BYTES)
+        .max_frame_size(socket::TRANSPORT_BYTES)
+        .read_buffer_size(socket::READ_BUFFER)
+        .max_write_buffer_size(socket::WRITE_BUFFER);
+    Ok(upgrade.on_upgrade(async move |websocket| {
+        let viewer = tasks.track_future(socket::run(websocket, app));
+        viewer.await;
+        drop(permit);
+    }))
+}
+
+async fn ready(State(app): State<App>) -> Response {
+    if app.stop.is_cancelled() {
+        return Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping")
+            .into_response();
+    }
+    "ready\n".into_response()
+}
+
+#[derive(Serialize)]
+struct Info {
+    protocol: u8,
+    info: WorldInfo,
+    state: protocol::State,
+    stream: HubStats,
+}
+
+async fn info(State(app): State<App>) -> Json<Info> {
+    let state = app.hub.state().borrow().clone();
+    Json(Info { protocol: protocol::VERSION, info: app.source.info(), state, stream: app.hub.stats() })
+}

@@ -1,0 +1,281 @@
+//! One viewer's WebSocket: hello, then requests in and pictures out until either side ends it.
+//!
+//! Reading and writing are two loops in one task, so that a viewer on a slow line can still steer. They meet in one
+//! bounded queue of answers; when that is full the reader waits, and TCP makes the viewer wait.
+
+use std::time::Duration;
+
+use axum::{
+    body::Bytes,
+    extract::ws::{CloseFrame, Message, WebSocket, close_code},
+};
+use futures_util::{Sink, SinkExt, Stream, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, interval_at, timeout, timeout_at},
+};
+use tokio_tungstenite::tungstenite;
+
+use crate::{
+    hub::{Delivery, Viewer},
+    protocol::{ClientMessage, Kind, MAX_PACKET, Misread, Request, ServerMessage, State, VERSION},
+    server::App,
+    source::{Control, Outcome, Reply, outcome},
+};
+
+/// Largest text message of a viewer, in bytes. A longer one ends the connection with 1009.
+const TEXT_BYTES: usize = 16 << 10;
+
+/// What the WebSocket library will buffer of one message: above [`TEXT_BYTES`], so that a message somewhat too long
+/// is read to its end and its sender surely gets to see the 1009.
+pub(crate) const TRANSPORT_BYTES: usize = 1 << 20;
+
+/// Read buffer of one connection, in bytes. Viewers send little.
+pub(crate) const READ_BUFFER: usize = 8 << 10;
+
+/// Unsent bytes of one connection: the largest packet and its frame. One message is written at a time, so that this
+/// is never exceeded.
+pub(crate) const WRITE_BUFFER: usize = MAX_PACKET + (256 << 10);
+
+/// Answers waiting to be written; when full, the viewer's requests wait.
+const ANSWERS: usize = 32;
+
+/// Controls of one viewer that the world has not answered; further ones are refused as `busy`.
+const OPEN_CONTROLS: usize = 32;
+
+/// How long a viewer may take to answer a close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a connection ends, as a close code and words for the viewer; `None` when there is nobody left to tell.
+type Ending = Option<(u16, &'static str)>;
+
+const STOPPING: Ending = Some((close_code::AWAY, "the server is stopping"));
+const SILENT: Ending = Some((close_code::POLICY, "nothing heard for too long"));
+
+/// Serves one viewer to the end of its connection.
+pub(crate) async fn run(websocket: WebSocket, app: App) {
+    let (mut sink, mut stream) = websocket.split();
+    let ending = tokio::select! {
+        ending = watch_stream(&mut sink, &mut stream, &app) => ending,
+        () = app.stop.cancelled() => STOPPING,
+    };
+    let Some((code, reason)) = ending else { return };
+    tracing::debug!(code, reason, "closing a viewer");
+    let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+    let farewell = async {
+        if sink.send(close).await.is_ok() {
+            while let Some(Ok(_)) = stream.next().await {}
+        }
+    };
+    let _ = timeout(CLOSE_DEADLINE, farewell).await;
+}
+
+async fn watch_stream(
+    sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
+    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+    app: &App,
+) -> Ending {
+    let info = app.source.info();
+    let labels = info.labels.len();
+    let mut state = app.hub.state();
+    let hello = ServerMessage::Hello {
+        version: VERSION.into(),
+        info,
+        state: state.borrow_and_update().clone(),
+        upload_bytes: app.config.upload_bytes as u64,
+    };
+    let (answers, outbox) = mpsc::channel(ANSWERS);
+    let mut writer = Writer { sink, deadline: app.config.write_deadline };
+    if let Err(ending) = writer.send(text(&hello)).await {
+        return ending;
+    }
+    let mut reader = Reader { stream, answers, app, labels };
+    let kind = match timeout(app.config.header_deadline, reader.hello()).await {
+        Ok(Ok(kind)) => kind,
+        Ok(Err(ending)) => return ending,
+        Err(_) => return Some((close_code::POLICY, "no hello came")),
+    };
+    let viewer = app.hub.join(kind);
+    tokio::select! {
+        ending = reader.run() => ending,
+        ending = writer.run(outbox, state, viewer, app) => ending,
+    }
+}
+
+struct Writer<'a, S> {
+    sink: &'a mut S,
+    deadline: Duration,
+}
+
+impl<S: Sink<Message, Error = axum::Error> + Unpin> Writer<'_, S> {
+    async fn send(&mut self, message: Message) -> Result<(), Ending> {
+        match timeout(self.deadline, self.sink.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(None),
+        }
+    }
+
+    /// Writes answers, state and pictures as they come; answers first, so that a control feels prompt.
+    async fn run(
+        &mut self,
+        mut outbox: mpsc::Receiver<ServerMessage>,
+        mut state: watch::Receiver<State>,
+        mut viewer: Viewer,
+        app: &App,
+    ) -> Ending {
+        let period = app.config.ping_interval;
+        let mut ping = interval_at(Instant::now() + period, period);
+        loop {
+            let message = tokio::select! {
+                biased;
+                Some(answer) = outbox.recv() => text(&answer),
+                Ok(()) = state.changed() => text(&ServerMessage::State(state.borrow_and_update().clone())),
+                _ = ping.tick() => Message::Ping(Bytes::new()),
+                delivery = viewer.next() => match delivery {
+                    Delivery::Packet(packet) => Message::Binary(packet),
+                    Delivery::Gap(dropped) => text(&ServerMessage::Gap { dropped }),
+                    Delivery::NeedsKeyframe => {
+                        app.source.request_keyframe();
+                        continue;
+                    }
+                },
+            };
+            if let Err(ending) = self.send(message).await {
+                return ending;
+            }
+        }
+    }
+}
+
+struct Reader<'a, S> {
+    stream: &'a mut S,
+    answers: mpsc::Sender<ServerMessage>,
+    app: &'a App,
+    labels: usize,
+}
+
+impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
+    /// The viewer's first message, which must be a hello of our version.
+    async fn hello(&mut self) -> Result<Kind, Ending> {
+        let protocol_error = |reason| Err(Some((close_code::PROTOCOL, reason)));
+        loop {
+            let Some(text) = text_of(self.stream.next().await)? else { continue };
+            return match ClientMessage::parse(&text) {
+                Ok(ClientMessage { request: Request::Hello { version, kind }, id }) => {
+                    if version != u32::from(VERSION) {
+                        return protocol_error("this server speaks protocol version 1");
+                    }
+                    self.answer(ServerMessage::Received { id }).await?;
+                    Ok(kind)
+                }
+                _ => protocol_error("the first message must be a hello"),
+            };
+        }
+    }
+
+    async fn run(&mut self) -> Ending {
+        let mut open = FuturesUnordered::new();
+        let mut heard = Instant::now();
+        loop {
+            let step = tokio::select! {
+                message = timeout_at(heard + self.app.config.silence_limit, self.stream.next()) => {
+                    let Ok(message) = message else { return SILENT };
+                    heard = Instant::now();
+                    self.take(message, open.len()).await
+                }
+                Some(answer) = open.next() => self.answer(answer).await.map(|()| None),
+            };
+            match step {
+                Ok(Some((id, answer))) => open.push(async move { answered(id, outcome(answer).await) }),
+                Ok(None) => {}
+                Err(ending) => return ending,
+            }
+        }
+    }
+
+    /// Handles one message; a control that was passed on is returned with the end on which its answer arrives.
+    async fn take(&mut self, message: Incoming, open: usize) -> Result<Option<Open>, Ending> {
+        let Some(text) = text_of(message)? else { return Ok(None) };
+        let ClientMessage { id, request } = match ClientMessage::parse(&text) {
+            Ok(message) => message,
+            Err(Misread { id, code, message }) => {
+                self.refuse(id, code, message).await?;
+                return Ok(None);
+            }
+        };
+        let control = match request {
+            Request::Hello { .. } => {
+                self.refuse(Some(id), "unexpected", "hello was said already").await?;
+                return Ok(None);
+            }
+            Request::Ping => {
+                self.answer(ServerMessage::Received { id }).await?;
+                return Ok(None);
+            }
+            Request::Label { index } if index as usize >= self.labels => {
+                let message = format!("expected a label index below {}, got {index}", self.labels);
+                self.refuse(Some(id), "unknown_label", message).await?;
+                return Ok(None);
+            }
+            Request::Label { index } => Control::Label { index },
+            Request::Pause => Control::Pause,
+            Request::Resume => Control::Resume,
+            Request::Step => Control::Step,
+            Request::Restart { seed } => Control::Restart { seed },
+        };
+        if open >= OPEN_CONTROLS {
+            self.refuse(Some(id), "busy", "too many requests are waiting").await?;
+            return Ok(None);
+        }
+        self.answer(ServerMessage::Received { id }).await?;
+        let (reply, answer) = Reply::channel();
+        self.app.source.control(control, reply);
+        Ok(Some((id, answer)))
+    }
+
+    async fn refuse(&self, id: Option<u64>, code: &str, message: impl Into<String>) -> Result<(), Ending> {
+        self.answer(ServerMessage::Refused { id, code: code.into(), message: message.into() }).await
+    }
+
+    async fn answer(&self, answer: ServerMessage) -> Result<(), Ending> {
+        self.answers.send(answer).await.map_err(|_| None)
+    }
+}
+
+type Incoming = Option<Result<Message, axum::Error>>;
+type Open = (u64, tokio::sync::oneshot::Receiver<Outcome>);
+
+fn answered(id: u64, outcome: Outcome) -> ServerMessage {
+    match outcome {
+        Ok(block) => ServerMessage::Applied { id, block },
+        Err(refusal) => ServerMessage::Refused { id: Some(id), code: refusal.code, message: refusal.message },
+    }
+}
+
+fn text(message: &ServerMessage) -> Message {
+    Message::Text(serde_json::to_string(message).expect("messages have string keys only").into())
+}
+
+/// The text of a message, `None` for a ping or pong, or how the connection ends.
+fn text_of(message: Incoming) -> Result<Option<axum::extract::ws::Utf8Bytes>, Ending> {
+    match message {
+        Some(Ok(Message::Text(text))) if text.len() > TEXT_BYTES => Err(TOO_BIG),
+        Some(Ok(Message::Text(text))) => Ok(Some(text)),
+        Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
+        Some(Ok(Message::Binary(_))) => Err(Some((close_code::UNSUPPORTED, "text messages only"))),
+        Some(Ok(Message::Close(_))) | None => Err(None),
+        Some(Err(error)) => Err(ending_of(error)),
+    }
+}
+
+const TOO_BIG: Ending = Some((close_code::SIZE, "a message may have 16 KiB"));
+
+fn ending_of(error: axum::Error) -> Ending {
+    use tungstenite::Error::{Capacity, Protocol, Utf8};
+    match error.into_inner().downcast_ref() {
+        Some(Capacity(_)) => TOO_BIG,
+        Some(Utf8(_)) => Some((close_code::INVALID, "text must be UTF-8")),
+        Some(Protocol(_)) => Some((close_code::PROTOCOL, "not a valid WebSocket frame")),
+        _ => None,
+    }
+}

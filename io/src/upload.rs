@@ -1,0 +1,76 @@
+//! `POST /api/clip`: a video file in the request body, handed to the world to continue from.
+
+use axum::{
+    Json,
+    body::{Body, HttpBody as _},
+    extract::State,
+    http::StatusCode,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::{
+    guard::Rejection,
+    server::App,
+    source::{Control, Reply, outcome},
+};
+
+/// The clip is in the stream.
+#[derive(Debug, Serialize)]
+pub(crate) struct Continued {
+    /// First block that shows it.
+    block: u64,
+}
+
+/// Takes a clip, whatever its declared length, and answers once the world shows it.
+pub(crate) async fn clip(State(app): State<App>, body: Body) -> Result<Json<Continued>, Rejection> {
+    let unavailable =
+        |code, error: &str| Rejection::new(StatusCode::SERVICE_UNAVAILABLE, code, error).retry_after();
+    let _turn =
+        app.uploads.try_acquire().map_err(|_| unavailable("busy", "other clips are being uploaded"))?;
+    let deadline = app.config.upload_deadline;
+    let late =
+        |_| Rejection::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the clip took too long to arrive");
+    let clip = timeout(deadline, collect(body, app.config.upload_bytes)).await.map_err(late)??;
+
+    let (reply, answer) = Reply::channel();
+    app.source.control(Control::Continue { clip }, reply);
+    tokio::select! {
+        outcome = timeout(deadline, outcome(answer)) => {
+            let outcome = outcome.map_err(|_| unavailable("too_slow", "the world took too long to take the clip"))?;
+            let refused = |refusal: crate::Refusal| {
+                Rejection::new(StatusCode::UNPROCESSABLE_ENTITY, refusal.code, refusal.message)
+            };
+            Ok(Json(Continued { block: outcome.map_err(refused)? }))
+        }
+        () = app.stop.cancelled() => Err(unavailable("stopping", "the server is stopping")),
+    }
+}
+
+/// Gathers a body of at most `limit` bytes, counting what arrives rather than trusting Content-Length.
+async fn collect(body: Body, limit: usize) -> Result<Bytes, Rejection> {
+    let too_large = || {
+        Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a clip may have {limit} bytes"))
+    };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let mut clip = BytesMut::new();
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| {
+            tracing::debug!(%error, "upload");
+            Rejection::new(StatusCode::BAD_REQUEST, "incomplete", "the clip broke off before its end")
+        })?;
+        if clip.len() + part.len() > limit {
+            return Err(too_large());
+        }
+        clip.extend_from_slice(&part);
+    }
+    if clip.is_empty() {
+        return Err(Rejection::new(StatusCode::BAD_REQUEST, "empty", "the request has no clip in its body"));
+    }
+    Ok(clip.freeze())
+}

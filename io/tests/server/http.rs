@@ -1,0 +1,224 @@
+//! Plain HTTP on real sockets: the page, the probes, uploads with honest and lying lengths, and who is let in.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use acdit_io::{Control, Error, Hub, ServerConfig, WorldInfo, WorldSource, serve};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::harness::Served;
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn code(&self) -> String {
+        let body = self.json();
+        assert!(body["error"].is_string() && body["request_id"].is_string(), "{body}");
+        body["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends a request verbatim, half-closes if asked to, and reads to the end.
+async fn exchange(address: SocketAddr, request: &[u8], half_close: bool) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may answer and stop reading before all of a refused body is sent.
+    let _ = stream.write_all(request).await;
+    if half_close {
+        stream.shutdown().await.unwrap();
+    }
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut part).await {
+        bytes.extend_from_slice(&part[..read]);
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+}
+
+async fn get(served: &Served, path: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", served.address);
+    exchange(served.address, request.as_bytes(), false).await
+}
+
+fn upload_head(served: &Served, headers: &str) -> Vec<u8> {
+    format!("POST /api/clip HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n", served.address)
+        .into_bytes()
+}
+
+async fn upload(served: &Served, headers: &str, body: &[u8], half_close: bool) -> Answer {
+    let request = [upload_head(served, headers), body.to_vec()].concat();
+    exchange(served.address, &request, half_close).await
+}
+
+#[tokio::test]
+async fn the_page_and_its_modules_are_served_under_a_strict_policy() {
+    let served = Served::start(ServerConfig::default()).await;
+    let page = get(&served, "/").await;
+    assert_eq!(page.status, 200);
+    assert!(page.body.contains(r#"id="stream""#));
+    for header in ["content-security-policy: default-src 'self'", "frame-ancestors 'none'", "nosniff"] {
+        assert!(page.head.contains(header), "{header} in {}", page.head);
+    }
+    let local = page.body.split(['"', '\'']).filter(|part| part.starts_with('/') && part.len() > 1);
+    let mut files = 0;
+    for path in local {
+        assert_eq!(get(&served, path).await.status, 200, "{path}");
+        files += 1;
+    }
+    assert!(files >= 3, "the page refers to its style, icon and script");
+    assert!(get(&served, "/app.mjs").await.head.contains("content-type: text/javascript"));
+}
+
+#[tokio::test]
+async fn probes_and_info_answer() {
+    let served = Served::start(ServerConfig::default()).await;
+    assert_eq!(get(&served, "/healthz").await.status, 200);
+    assert_eq!(get(&served, "/readyz").await.status, 200);
+    let info = get(&served, "/info").await.json();
+    assert_eq!(info["protocol"], 1);
+    assert_eq!(info["info"]["labels"][1]["key"], "ArrowDown");
+    assert_eq!(info["stream"]["viewers"], 0);
+    let missing = get(&served, "/nothing").await;
+    assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"));
+    assert!(missing.head.contains("nosniff"));
+}
+
+#[tokio::test]
+async fn an_uploaded_clip_reaches_the_world_and_the_answer_names_the_block() {
+    let mut served = Served::start(ServerConfig::default()).await;
+    let (address, clip) = (served.address, vec![7; 300_000]);
+    let request = [upload_head(&served, "Content-Length: 300000\r\n"), clip.clone()].concat();
+    let answer = tokio::spawn(async move { exchange(address, &request, false).await });
+    let (control, reply) = served.control().await;
+    assert_eq!(control, Control::Continue { clip: clip.into() });
+    reply.applied(0);
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status, answer.json()), (200, serde_json::json!({ "block": 0 })));
+}
+
+#[tokio::test]
+async fn a_clip_that_the_world_refuses_is_a_422_with_its_code() {
+    let mut served = Served::start(ServerConfig::default()).await;
+    let address = served.address;
+    let request = [upload_head(&served, "Content-Length: 4\r\n"), b"text".to_vec()].concat();
+    let answer = tokio::spawn(async move { exchange(address, &request, false).await });
+    served.control().await.1.refused("not_a_video", "no video stream found");
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status, answer.code().as_str()), (422, "not_a_video"));
+}
+
+#[tokio::test]
+async fn uploads_are_counted_whatever_they_declare() {
+    let config = ServerConfig {
+        upload_bytes: 1000,
+        upload_deadline: Duration::from_millis(300),
+        ..ServerConfig::default()
+    };
+    let served = Served::start(config).await;
+    let body = [b'x'; 1001];
+    let declared = upload(&served, "Content-Length: 1001\r\n", &body, false).await;
+    assert_eq!((declared.status, declared.code().as_str()), (413, "too_large"));
+
+    let chunk = |bytes: &[u8]| [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
+    let chunked = [chunk(&body[..600]), chunk(&body[..600]), chunk(b"")].concat();
+    let streamed = upload(&served, "Transfer-Encoding: chunked\r\n", &chunked, false).await;
+    assert_eq!((streamed.status, streamed.code().as_str()), (413, "too_large"));
+
+    let short = upload(&served, "Content-Length: 900\r\n", &body[..100], true).await;
+    assert_eq!((short.status, short.code().as_str()), (400, "incomplete"));
+
+    let stuck = upload(&served, "Content-Length: 900\r\n", &body[..100], false).await;
+    assert_eq!((stuck.status, stuck.code().as_str()), (408, "too_slow"));
+
+    let empty = upload(&served, "Content-Length: 0\r\n", &[], false).await;
+    assert_eq!((empty.status, empty.code().as_str()), (400, "empty"));
+}
+
+#[tokio::test]
+async fn a_world_that_does_not_answer_is_a_503() {
+    let config = ServerConfig { upload_deadline: Duration::from_millis(100), ..ServerConfig::default() };
+    let served = Served::start(config).await;
+    let answer = upload(&served, "Content-Length: 1\r\n", b"x", false).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "too_slow"));
+    assert!(answer.head.contains("retry-after"));
+}
+
+#[tokio::test]
+async fn one_upload_too_many_is_told_to_retry() {
+    let config = ServerConfig { max_uploads: 1, ..ServerConfig::default() };
+    let mut served = Served::start(config).await;
+    let address = served.address;
+    let request = [upload_head(&served, "Content-Length: 1\r\n"), b"x".to_vec()].concat();
+    let first = tokio::spawn(async move { exchange(address, &request, false).await });
+    let (_, reply) = served.control().await;
+    let second = upload(&served, "Content-Length: 1\r\n", b"y", false).await;
+    assert_eq!((second.status, second.code().as_str()), (503, "busy"));
+    reply.applied(3);
+    assert_eq!(first.await.unwrap().json()["block"], 3);
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_a_world_that_does_not_answer() {
+    let mut served = Served::start(ServerConfig::default()).await;
+    let address = served.address;
+    let request = [upload_head(&served, "Content-Length: 1\r\n"), b"x".to_vec()].concat();
+    let answer = tokio::spawn(async move { exchange(address, &request, false).await });
+    let _unanswered = served.control().await;
+    served.stop().await.unwrap();
+    assert_eq!(answer.await.unwrap().code(), "stopping");
+}
+
+#[tokio::test]
+async fn other_sites_cannot_upload_or_look() {
+    let served = Served::start(ServerConfig::default()).await;
+    let foreign = upload(&served, "Origin: http://evil.example\r\nContent-Length: 1\r\n", b"x", false).await;
+    assert_eq!((foreign.status, foreign.code().as_str()), (403, "origin_not_allowed"));
+    let rebound = exchange(
+        served.address,
+        b"GET /info HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        false,
+    );
+    assert_eq!(rebound.await.code(), "host_not_allowed");
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_no_request_is_closed() {
+    let config = ServerConfig { header_deadline: Duration::from_millis(50), ..ServerConfig::default() };
+    let served = Served::start(config).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+}
+
+struct Idle;
+
+impl WorldSource for Idle {
+    fn info(&self) -> WorldInfo {
+        WorldInfo::default()
+    }
+    fn control(&self, _: Control, _: acdit_io::Reply) {}
+    fn request_keyframe(&self) {}
+    fn viewers(&self, _: usize, _: usize) {}
+}
+
+#[tokio::test]
+async fn addresses_that_others_can_reach_are_refused() {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let hub = Hub::new(Duration::from_secs(1));
+    let refused = serve(listener, Arc::new(Idle), hub, ServerConfig::default(), std::future::pending()).await;
+    assert!(matches!(refused, Err(Error::NotLoopback(_))));
+}

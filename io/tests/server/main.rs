@@ -1,0 +1,5 @@
+//! The server against real clients on real sockets, with a world that each test plays by hand.
+
+mod harness;
+mod http;
+mod socket;

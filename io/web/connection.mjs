@@ -1,0 +1,129 @@
+// One WebSocket that comes back: hello, numbered requests with their two answers, and reconnecting with back-off.
+
+import { VERSION, parseMessage, parsePacket, request } from "/protocol.mjs";
+
+/** Waits before each attempt, in milliseconds; the last repeats. Jitter keeps many pages from coming at once. */
+const BACK_OFF = [250, 500, 1000, 2000];
+const JITTER = 0.2;
+const PING_EVERY = 2000;
+/** With a ping every two seconds, a server that says nothing for so long is gone. */
+const SILENCE_LIMIT = 8000;
+const PROTOCOL_ERROR = 1002;
+
+export class Connection {
+  #url;
+  #on;
+  #socket = null;
+  #open = new Map();
+  #nextId = 1;
+  #attempt = 0;
+  #heard = 0;
+  #timers = { retry: 0, ping: 0 };
+
+  /**
+   * Handlers: `connecting()`, `hello(message)` → kind (may be a promise), `packet(packet)`, `state(message)`,
+   * `gap(message)`, `roundTrip(milliseconds)`, `lost({ retryIn })`, `refused(reason)`.
+   */
+  constructor(url, handlers) {
+    this.#url = url;
+    this.#on = handlers;
+  }
+
+  connect() {
+    clearTimeout(this.#timers.retry);
+    this.#drop();
+    this.#on.connecting();
+    const socket = new WebSocket(this.#url);
+    socket.binaryType = "arraybuffer";
+    this.#socket = socket;
+    this.#heard = performance.now();
+    this.#timers.ping = setInterval(() => this.#beat(), PING_EVERY);
+    const current = (handle) => (event) => {
+      if (this.#socket === socket) handle(event);
+    };
+    socket.onmessage = current((event) => this.#receive(event.data));
+    socket.onclose = current((event) => this.#closed(event));
+  }
+
+  /** Sends a request. `answers` may have `received()`, `applied(block)` and `refused({ code, message })`. */
+  send(type, fields = {}, answers = {}) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) {
+      answers.refused?.({ code: "offline", message: "not connected" });
+      return;
+    }
+    const id = this.#nextId++;
+    this.#open.set(id, { ...answers, sent: performance.now(), last: type === "ping" || type === "hello" });
+    this.#socket.send(request(id, type, fields));
+  }
+
+  #receive(data) {
+    this.#heard = performance.now();
+    try {
+      if (typeof data === "string") this.#message(parseMessage(data));
+      else this.#on.packet(parsePacket(data));
+    } catch (error) {
+      this.#refuse(error.message);
+    }
+  }
+
+  #message(message) {
+    const { id } = message;
+    const open = this.#open.get(id);
+    switch (message.type) {
+      case "hello":
+        return this.#hello(message).catch((error) => this.#refuse(error.message));
+      case "received":
+        if (open) this.#on.roundTrip(performance.now() - open.sent);
+        open?.received?.();
+        if (open?.last) this.#open.delete(id);
+        return;
+      case "applied":
+        this.#open.delete(id);
+        return open?.applied?.(message.block);
+      case "refused":
+        this.#open.delete(id);
+        return open?.refused?.(message);
+      case "state":
+        return this.#on.state(message);
+      case "gap":
+        return this.#on.gap(message);
+    }
+  }
+
+  async #hello(message) {
+    if (message.version !== VERSION) return this.#refuse(`the server speaks protocol version ${message.version}`);
+    const socket = this.#socket;
+    const kind = await this.#on.hello(message);
+    if (this.#socket !== socket) return;
+    this.#attempt = 0;
+    this.send("hello", { version: VERSION, kind });
+  }
+
+  #beat() {
+    if (performance.now() - this.#heard > SILENCE_LIMIT) this.#closed({ code: 1006 });
+    else if (this.#socket?.readyState === WebSocket.OPEN) this.send("ping");
+  }
+
+  #closed({ code, reason }) {
+    if (code === PROTOCOL_ERROR) return this.#refuse(reason);
+    this.#drop();
+    const wait = BACK_OFF[Math.min(this.#attempt++, BACK_OFF.length - 1)];
+    const retryIn = wait * (1 + JITTER * Math.random());
+    this.#timers.retry = setTimeout(() => this.connect(), retryIn);
+    this.#on.lost({ retryIn });
+  }
+
+  #refuse(reason) {
+    this.#drop();
+    this.#on.refused(reason);
+  }
+
+  #drop() {
+    clearInterval(this.#timers.ping);
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+    for (const { refused } of this.#open.values()) refused?.({ code: "lost", message: "the connection was lost" });
+    this.#open.clear();
+  }
+}

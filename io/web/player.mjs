@@ -1,0 +1,170 @@
+// Packets to pictures: decode, hold each until it is due, draw.
+//
+// Both decoders feed one queue of { picture, header, due }; pictures are closed as soon as they are drawn or passed
+// over, because a browser decodes only a handful ahead of those still open.
+
+import { Playout } from "/playout.mjs";
+
+/** Pictures waiting to be drawn; further ones push out the oldest. More than two blocks of any world so far. */
+const QUEUE = 48;
+/** Packets inside the decoder. More means that this machine cannot decode as fast as the stream comes. */
+const DECODING = 64;
+/** Seconds over which frames per second are counted. */
+const RATE_SPAN = 2;
+
+/** `h264` where this browser can decode it, else `jpeg`. */
+export async function bestKind(codec) {
+  if (!globalThis.VideoDecoder) return "jpeg";
+  const { supported } = await VideoDecoder.isConfigSupported(config(codec)).catch(() => ({ supported: false }));
+  return supported ? "h264" : "jpeg";
+}
+
+function config(codec) {
+  return { codec, optimizeForLatency: true };
+}
+
+export class Player {
+  #context;
+  #decoder;
+  #playout;
+  #queue = [];
+  #generation = -1;
+  #drawn = [];
+  #delay = 0;
+  #onDraw;
+
+  /**
+   * `onDraw(header)` after each picture; `onError(error)` when decoding cannot go on: a new connection starts at a
+   * keyframe.
+   */
+  constructor(canvas, info, kind, { onDraw, onError }) {
+    canvas.width = info.display.width;
+    canvas.height = info.display.height;
+    this.#context = canvas.getContext("2d", { alpha: false });
+    this.#context.imageSmoothingQuality = "high";
+    this.#playout = new Playout((1000 * info.frames_per_block) / info.frames_per_second);
+    this.#onDraw = onDraw;
+    const onPicture = (picture, header) => this.#enqueue(picture, header);
+    this.#decoder = kind === "h264" ? new H264(info.codec, onPicture, onError) : new Jpeg(onPicture, onError);
+    this.#tick();
+  }
+
+  push({ header, payload }) {
+    if (header.generation < this.#generation) return;
+    if (header.generation > this.#generation) {
+      this.#generation = header.generation;
+      this.#playout.reset();
+      this.#clear();
+    }
+    this.#decoder.decode(payload, { ...header, arrived: performance.now() });
+  }
+
+  /** Frames drawn per second, and milliseconds from a frame's arrival to its drawing. */
+  get numbers() {
+    const since = performance.now() - 1000 * RATE_SPAN;
+    this.#drawn = this.#drawn.filter((at) => at > since);
+    return { rate: this.#drawn.length / RATE_SPAN, delay: this.#delay };
+  }
+
+  close() {
+    this.#decoder.close();
+    this.#clear();
+    this.#onDraw = null;
+  }
+
+  #enqueue(picture, header) {
+    if (!this.#onDraw || header.generation < this.#generation) return picture.close();
+    const due = this.#playout.schedule(header.pts / 1000, performance.now());
+    this.#queue.push({ picture, header, due });
+    if (this.#queue.length > QUEUE) this.#queue.shift().picture.close();
+    // A hidden page gets no animation frames: keep the newest picture current and hold nothing.
+    if (document.hidden) this.#draw(Infinity);
+  }
+
+  #tick() {
+    if (!this.#onDraw) return;
+    this.#draw(performance.now());
+    requestAnimationFrame(() => this.#tick());
+  }
+
+  #draw(until) {
+    let newest;
+    while (this.#queue.length && this.#queue[0].due <= until) {
+      newest?.picture.close();
+      newest = this.#queue.shift();
+    }
+    if (!newest) return;
+    const { picture, header } = newest;
+    const { width, height } = this.#context.canvas;
+    this.#context.drawImage(picture, 0, 0, width, height);
+    picture.close();
+    const now = performance.now();
+    this.#drawn.push(now);
+    this.#delay = now - header.arrived;
+    this.#onDraw(header);
+  }
+
+  #clear() {
+    for (const { picture } of this.#queue.splice(0)) picture.close();
+  }
+}
+
+/** WebCodecs. The timestamp given to a chunk is only a number to find its header by. */
+class H264 {
+  #decoder;
+  #headers = new Map();
+  #next = 0;
+  #onError;
+
+  constructor(codec, onPicture, onError) {
+    this.#onError = onError;
+    this.#decoder = new VideoDecoder({
+      output: (frame) => {
+        const header = this.#headers.get(frame.timestamp);
+        this.#headers.delete(frame.timestamp);
+        onPicture(frame, header);
+      },
+      error: onError,
+    });
+    this.#decoder.configure(config(codec));
+  }
+
+  decode(data, header) {
+    if (this.#decoder.state !== "configured") return;
+    if (this.#decoder.decodeQueueSize > DECODING) return this.#onError(new Error("decoding is too slow"));
+    const timestamp = this.#next++;
+    this.#headers.set(timestamp, header);
+    this.#decoder.decode(new EncodedVideoChunk({ type: header.keyframe ? "key" : "delta", timestamp, data }));
+  }
+
+  close() {
+    if (this.#decoder.state !== "closed") this.#decoder.close();
+  }
+}
+
+/** One picture after another, in order. */
+class Jpeg {
+  #last = Promise.resolve();
+  #decoding = 0;
+  #onPicture;
+  #onError;
+
+  constructor(onPicture, onError) {
+    this.#onPicture = onPicture;
+    this.#onError = onError;
+  }
+
+  decode(data, header) {
+    if (this.#decoding > DECODING) return;
+    this.#decoding++;
+    const picture = createImageBitmap(new Blob([data], { type: "image/jpeg" }));
+    this.#last = this.#last
+      .then(async () => this.#onPicture(await picture, header))
+      .catch((error) => this.#onError(error))
+      .finally(() => this.#decoding--);
+  }
+
+  close() {
+    this.#onError = () => {};
+  }
+}
