@@ -51,7 +51,7 @@ pub enum Error {
     /// VAE config values from which no network can be built.
     #[error("VAE config: {0}")]
     VaeConfig(String),
-    /// A file of a VAE folder that is missing, unreadable or does not fit the network.
+    /// A VAE's `config.json` that is missing, unreadable or describes no network of this crate.
     #[error("{}: {reason}", path.display())]
     VaeFile {
         /// The file.
@@ -59,6 +59,61 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
+    /// A clip that cannot be read at all: missing, a folder, no permission.
+    #[error("{clip}: {reason}")]
+    ClipUnreadable {
+        /// The path, or what stands for one.
+        clip: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Bytes that are no video in an accepted container, or one too damaged to open.
+    #[error("{clip}: not a video (expected MP4/MOV, AVI, Matroska or WebM)")]
+    NotAVideo {
+        /// The path, or what stands for one.
+        clip: String,
+    },
+    /// A video in a codec that is not accepted.
+    #[error("{clip}: codec {codec} is not accepted (expected H.264, HEVC, VP8, VP9, AV1, MPEG-4 or MJPEG)")]
+    ClipCodec {
+        /// The path, or what stands for one.
+        clip: String,
+        /// FFmpeg's name of the codec found.
+        codec: &'static str,
+    },
+    /// A video of which not one picture can be decoded.
+    #[error("{clip}: holds no frame that can be decoded")]
+    NoPictures {
+        /// The path, or what stands for one.
+        clip: String,
+    },
+    /// A clip beyond one of the limits of [`video::Limits`](crate::video::Limits).
+    #[error("{clip}: {found}, the limit is {limit}")]
+    ClipTooLarge {
+        /// The path, or what stands for one.
+        clip: String,
+        /// What was found, with its unit.
+        found: String,
+        /// What is allowed, with its unit.
+        limit: String,
+    },
+    /// Decoder or encoder settings that make no sense; the message names the field and its value.
+    #[error("video settings: {0}")]
+    VideoConfig(String),
+    /// The scaler or the encoder failed on valid input.
+    #[error("video: {0}")]
+    Video(String),
+    /// A video file that cannot be written.
+    #[error("{}: {reason}", path.display())]
+    Output {
+        /// The file asked for.
+        path: PathBuf,
+        /// What was expected, or what the system said.
+        reason: String,
+    },
+    /// A VAE's weight file that cannot be read or does not fit its config.
+    #[error(transparent)]
+    Weights(#[from] acdit_model::Error),
     /// A libtorch operation failed.
     #[error("libtorch: {0}")]
     Torch(String),
