@@ -7,6 +7,46 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Torch(#[from] tch::TchError),
+    /// The network or its files.
+    #[error(transparent)]
+    Model(#[from] acdit_model::Error),
+    /// Frames, the VAE, or the video encoder.
+    #[error(transparent)]
+    Codec(#[from] acdit_codec::Error),
+    /// `world.json` is not what it should be.
+    #[error("{path}: {detail}", path = path.display())]
+    WorldFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A label that the world does not have.
+    #[error("unknown label {got:?}; this world has: {}", known.join(", "))]
+    UnknownLabel {
+        /// The name given.
+        got: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// The window asked for cannot stream these weights exactly.
+    #[error("{0}")]
+    Window(String),
+    /// An event that does not fit the session.
+    #[error("{0}")]
+    Input(String),
+    /// A block came out with values that are not finite; it was not committed.
+    #[error("block {block} is not finite: the weights or the sampling settings diverge")]
+    Diverged {
+        /// The block's index.
+        block: u64,
+    },
+    /// An image has all its blocks.
+    #[error("the image is complete with {blocks} blocks")]
+    ImageComplete {
+        /// Blocks of an image.
+        blocks: i64,
+    },
     /// Not a device name.
     #[error("unknown device {got:?}: expected auto, cpu, cuda or cuda:N")]
     UnknownDevice {
@@ -33,6 +73,15 @@ pub enum Error {
         /// The compiler's or the driver's words.
         reason: String,
     },
+    /// The engine serves as many streams as it can.
+    #[error("all {streams} streams are taken")]
+    Full {
+        /// Streams at a time.
+        streams: usize,
+    },
+    /// The engine has ended.
+    #[error("the engine has ended")]
+    Stopped,
     /// A thread could not be started.
     #[error("cannot start thread {name}")]
     Thread {

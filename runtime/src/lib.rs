@@ -1,12 +1,30 @@
 //! Sessions over a rolling window of clean blocks, the engine thread that owns the weights, and the pipeline that turns
 //! blocks into packets.
 
+mod control;
 pub mod device;
+mod engine;
 mod error;
 pub mod kernels;
 mod pace;
+mod pipeline;
+mod render;
 mod ring;
+mod session;
+pub mod stats;
+mod stream;
+mod window;
+mod world;
 
+pub use control::{Control, Outcome, Refusal, State};
+pub use engine::MAX_STREAMS;
 pub use error::{Error, Result};
 pub use pace::Pace;
+pub use pipeline::{Packet, PacketKind};
+pub use render::{Rendered, render};
+pub use session::{Block, Candidate, Session, Settings, StepInput};
+pub use window::{Reader, Window, WindowMode};
+pub use stats::Timings;
+pub use stream::{Engine, Stream, StreamConfig, StreamHandle, frame_size};
+pub use world::{Label, Sampling, World, WorldMeta};
 pub use ring::{Consumer, Empty, Producer, Received, ring};

@@ -1,0 +1,215 @@
+//! The rolling window: which clean blocks the next block can still see, and why the stream never ends.
+//!
+//! Two modes, both exact (the streamed computation equals the training one):
+//!
+//! - **Windowed**, for weights trained with the windowed mask. Block `i` of the stream stands at position `i` for ever
+//!   and keys are stored rotated. A new block is appended while the oldest is still there, as `c_i` attends
+//!   `c_{i−W}..c_i`; then the oldest is evicted, as `n_{i+1}` attends `c_{i+1−W}..c_i`. Positions are relative, so
+//!   dropping a block changes nothing for the others.
+//! - **Recompute**, for every checkpoint. The window's blocks stand at positions `0..W` and the next block behind them,
+//!   as in a training clip. While the clip fills, blocks are appended (the published behaviour). Once full, every slide
+//!   forgets all keys and runs one clean pass over the W blocks that remain.
+//!
+//! A window is a value: [`Window::appended`] makes the next one and leaves this one whole. Tensors are shared, so keeping
+//! an old window, or forking one, costs nothing.
+
+use std::collections::VecDeque;
+
+use acdit_model::{Acdit, KvStore};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::Error;
+
+/// How the window moves on when it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowMode {
+    /// Rebuild keys and values of the remaining blocks at positions from 0: exact for every checkpoint.
+    Recompute,
+    /// Drop the oldest block's keys and values: exact for weights trained with the windowed mask.
+    Windowed,
+}
+
+/// Clean blocks with their keys and values.
+#[derive(Debug)]
+pub struct Window {
+    mode: WindowMode,
+    capacity: usize,
+    /// Stream index of the next block.
+    next: i64,
+    /// Tokens of the blocks held, oldest first: (1, B, p²·C) f32 each.
+    blocks: VecDeque<Tensor>,
+    /// Rotated keys and values per layer: (1, H, P, d) each.
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl Clone for Window {
+    fn clone(&self) -> Self {
+        Self {
+            blocks: self.blocks.iter().map(Tensor::shallow_clone).collect(),
+            layers: share(&self.layers),
+            ..*self
+        }
+    }
+}
+
+impl Window {
+    /// An empty window of `capacity` blocks W.
+    ///
+    /// # Errors
+    /// [`Error::Window`] if the weights cannot be streamed exactly with this mode and capacity.
+    pub fn new(model: &Acdit, capacity: usize, mode: WindowMode) -> Result<Self, Error> {
+        let config = model.config();
+        let fail = |text: String| Err(Error::Window(text));
+        match (mode, config.context_window) {
+            (WindowMode::Windowed, None) => {
+                return fail("these weights were not trained with a windowed mask: use recompute".into());
+            }
+            (WindowMode::Windowed, Some(trained)) if trained != capacity as i64 => {
+                return fail(format!("these weights were trained with a window of {trained} blocks, not {capacity}"));
+            }
+            _ => {}
+        }
+        let longest = config.axis_lengths[0] / config.frames_per_block - 1;
+        if capacity == 0 {
+            return fail("a window holds at least 1 block".into());
+        }
+        if mode == WindowMode::Recompute && config.square_block.is_none() && capacity as i64 > longest.max(1) {
+            return fail(format!("window of {capacity} blocks: these weights' positions reach {longest} and one more"));
+        }
+        Ok(Self { mode, capacity, next: 0, blocks: VecDeque::new(), layers: Vec::new() })
+    }
+
+    /// Blocks W at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Blocks held.
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether the next block has no context.
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// How the window moves on.
+    pub fn mode(&self) -> WindowMode {
+        self.mode
+    }
+
+    /// Position at which the next block is denoised.
+    pub fn position(&self) -> i64 {
+        match self.mode {
+            WindowMode::Windowed => self.next,
+            WindowMode::Recompute => self.blocks.len() as i64,
+        }
+    }
+
+    /// Keys and values per layer, (1, H, P, d) each.
+    pub fn layers(&self) -> &[(Tensor, Tensor)] {
+        &self.layers
+    }
+
+    /// Tokens of the blocks held, oldest first: (1, B, p²·C) each.
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = &Tensor> {
+        self.blocks.iter()
+    }
+
+    /// A view for denoising: the current block attends the window and itself and leaves no trace.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { layers: &self.layers }
+    }
+
+    /// The window after the clean block `tokens` (1, B, p²·C).
+    ///
+    /// # Errors
+    /// [`Error::Model`].
+    pub fn appended(&self, model: &Acdit, tokens: &Tensor) -> Result<Self, Error> {
+        let mut blocks: VecDeque<Tensor> = self.blocks.iter().map(Tensor::shallow_clone).collect();
+        blocks.push_back(tokens.shallow_clone());
+        let slides = blocks.len() > self.capacity;
+        if slides {
+            blocks.pop_front();
+        }
+        let layers = match self.mode {
+            WindowMode::Recompute if slides => {
+                let all: Vec<Tensor> = blocks.iter().map(Tensor::shallow_clone).collect();
+                encode(model, &Tensor::stack(&all, 1), 0, &[])?
+            }
+            _ => encode(model, &tokens.unsqueeze(1), self.position(), &self.layers)?,
+        };
+        let kept = blocks.len() as i64 * model.config().block_tokens();
+        let layers = layers.into_iter().map(|(keys, values)| (newest(keys, kept), newest(values, kept))).collect();
+        Ok(Self { blocks, layers, next: self.next + 1, ..*self })
+    }
+}
+
+/// Keys and values of `past` and of clean blocks (1, T, B, p²·C) behind it.
+fn encode(
+    model: &Acdit,
+    clean: &Tensor,
+    first: i64,
+    past: &[(Tensor, Tensor)],
+) -> Result<Vec<(Tensor, Tensor)>, Error> {
+    let mut store = Appender { layers: share(past) };
+    model.encode_clean(clean, first, &mut store)?;
+    Ok(store.layers)
+}
+
+fn share(layers: &[(Tensor, Tensor)]) -> Vec<(Tensor, Tensor)> {
+    layers.iter().map(|(keys, values)| (keys.shallow_clone(), values.shallow_clone())).collect()
+}
+
+/// The last `tokens` of (1, H, P, d), in memory of their own so that evicted ones are freed.
+fn newest(cached: Tensor, tokens: i64) -> Tensor {
+    let length = cached.size()[2];
+    if length == tokens { cached } else { cached.narrow(2, length - tokens, tokens).contiguous() }
+}
+
+/// Collects what a clean pass produces behind what was there.
+struct Appender {
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl KvStore for Appender {
+    fn extend(&mut self, layer: usize, keys: Tensor, values: Tensor) -> (Tensor, Tensor) {
+        match self.layers.get_mut(layer) {
+            None => self.layers.push((keys, values)),
+            Some((past_keys, past_values)) => {
+                *past_keys = Tensor::cat(&[&*past_keys, &keys], 2);
+                *past_values = Tensor::cat(&[&*past_values, &values], 2);
+            }
+        }
+        let (keys, values) = &self.layers[layer];
+        (keys.shallow_clone(), values.shallow_clone())
+    }
+
+    fn past_tokens(&self) -> i64 {
+        self.layers.first().map_or(0, |(keys, _)| keys.size()[2])
+    }
+}
+
+/// Read-only [`KvStore`] over a [`Window`]: one cache for all branches of a batch.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    layers: &'a [(Tensor, Tensor)],
+}
+
+impl KvStore for Reader<'_> {
+    fn extend(&mut self, layer: usize, keys: Tensor, values: Tensor) -> (Tensor, Tensor) {
+        let Some((past_keys, past_values)) = self.layers.get(layer) else { return (keys, values) };
+        let behind = |past: &Tensor, new: Tensor| {
+            let (branches, past_size) = (new.size()[0], past.size());
+            Tensor::cat(&[past.expand([branches, past_size[1], past_size[2], past_size[3]], false), new], 2)
+        };
+        (behind(past_keys, keys), behind(past_values, values))
+    }
+
+    fn past_tokens(&self) -> i64 {
+        self.layers.first().map_or(0, |(keys, _)| keys.size()[2])
+    }
+}

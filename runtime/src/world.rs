@@ -1,0 +1,144 @@
+//! A learned world: one weights folder, loaded.
+
+use std::path::Path;
+
+use acdit_model::diffusion::{Prediction, Schedule, SchedulerConfig, SolverKind};
+use acdit_model::{Acdit, Config, Error as ModelError, Patcher};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use crate::{Error, WindowMode};
+
+/// `world.json`: what people need to know about a world to use it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldMeta {
+    /// The world's name.
+    pub name: String,
+    /// One entry per label of the network, in order.
+    pub labels: Vec<Label>,
+    /// Frames per second of the training clips.
+    pub fps: f64,
+    /// Sampling that suits these weights.
+    #[serde(default)]
+    pub sampling: Sampling,
+}
+
+/// A label, which is also an action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Label {
+    /// Its name.
+    pub name: String,
+    /// The key that selects it, as browsers name keys (`KeyboardEvent.key`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// How a block is sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Denoising steps per block.
+    pub steps: usize,
+    /// Guidance scale s in ε_∅ + s (ε_y − ε_∅); 1 evaluates the labelled branch only.
+    pub guidance: f64,
+    /// The solver.
+    pub solver: SolverKind,
+}
+
+impl Default for Sampling {
+    /// The paper's choice for video.
+    fn default() -> Self {
+        Self { steps: 25, guidance: 2.5, solver: SolverKind::DpmSolverPlusPlus }
+    }
+}
+
+impl WorldMeta {
+    /// The description of weights that come with none: labels are named by their numbers.
+    pub fn unnamed(config: &Config) -> Self {
+        Self {
+            name: "unnamed".into(),
+            labels: (0..config.num_classes).map(|i| Label { name: i.to_string(), key: None }).collect(),
+            fps: 8.0,
+            sampling: Sampling::default(),
+        }
+    }
+
+    /// The index of the label called `name`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLabel`], which lists what there is.
+    pub fn label(&self, name: &str) -> Result<i64, Error> {
+        let found = self.labels.iter().position(|label| label.name == name);
+        found.map(|index| index as i64).ok_or_else(|| Error::UnknownLabel {
+            got: name.into(),
+            known: self.labels.iter().map(|label| label.name.clone()).collect(),
+        })
+    }
+}
+
+/// The network with all that sampling needs beside it. The VAE is apart ([`acdit_codec::vae::Vae`]): its halves live on
+/// other threads.
+#[derive(Debug)]
+pub struct World {
+    /// The network.
+    pub model: Acdit,
+    /// The diffusion process it was trained on.
+    pub schedule: Schedule,
+    /// Names, keys, frame rate.
+    pub meta: WorldMeta,
+    pub(crate) patcher: Patcher,
+}
+
+impl World {
+    /// Loads `transformer/`, `scheduler/` and `world.json` of a weights folder. Without `world.json`, labels are numbers.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json`.
+    pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Self, Error> {
+        let model = Acdit::load(&folder.join("transformer"), device, kind)?;
+        let schedule =
+            Schedule::new(&SchedulerConfig::load(&folder.join("scheduler").join("scheduler_config.json"))?)?;
+        let path = folder.join("world.json");
+        let meta = match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text)
+                .map_err(|e| Error::WorldFile { path: path.clone(), detail: e.to_string() })?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => WorldMeta::unnamed(model.config()),
+            Err(e) => return Err(ModelError::io(path, e).into()),
+        };
+        let world = Self::new(model, schedule, meta);
+        let (named, classes) = (world.meta.labels.len() as i64, world.model.config().num_classes);
+        if named != classes || !(world.meta.fps > 0.0 && world.meta.fps <= 240.0) {
+            let detail = format!("{named} labels at {} fps for a network of {classes} labels", world.meta.fps);
+            return Err(Error::WorldFile { path, detail });
+        }
+        Ok(world)
+    }
+
+    /// A world from parts.
+    pub fn new(model: Acdit, schedule: Schedule, meta: WorldMeta) -> Self {
+        let patcher = Patcher::new(model.config());
+        Self { model, schedule, meta, patcher }
+    }
+
+    /// A world of random weights: the speed of a trained one, none of the looks.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an invalid config.
+    pub fn random(config: &Config, seed: i64, device: Device, kind: Kind) -> Result<Self, Error> {
+        let model = Acdit::random(config, seed, device, kind)?;
+        let schedule = Schedule::new(&SchedulerConfig::paper(Prediction::Epsilon))?;
+        Ok(Self::new(model, schedule, WorldMeta::unnamed(config)))
+    }
+
+    /// The window this world streams with unless told otherwise: the trained one for windowed-mask weights, else one
+    /// block less than a training clip, rebuilt at every slide.
+    pub fn default_window(&self) -> (usize, WindowMode) {
+        let config = self.model.config();
+        match config.context_window {
+            Some(blocks) => (blocks as usize, WindowMode::Windowed),
+            None => ((config.training_blocks() - 1).max(1) as usize, WindowMode::Recompute),
+        }
+    }
+}
