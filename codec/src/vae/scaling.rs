@@ -14,8 +14,7 @@ pub(super) struct Scaling {
 impl Scaling {
     /// # Errors
     /// [`Error::VaeConfig`] if the map cannot be inverted.
-    pub(super) fn new(scale: f64, shift: Option<f64>) -> Result<Self, Error> {
-        let shift = shift.unwrap_or(0.0);
+    pub(super) fn new(scale: f64, shift: f64) -> Result<Self, Error> {
         if !scale.is_normal() || !shift.is_finite() {
             return Err(Error::VaeConfig(format!(
                 "expected a finite scaling_factor other than 0 and a finite shift_factor, got {scale} and {shift}"

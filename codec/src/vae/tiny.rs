@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use tch::nn::{self, Module, Path};
 
-use super::conv::Conv;
+use super::conv::{Conv, double};
+use super::scaling::validate_channels;
 use crate::Error;
 
 /// `config.json` of an `AutoencoderTiny`; absent keys take diffusers' defaults.
@@ -75,7 +76,7 @@ impl Config {
     /// Checks that the networks can be built.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the offending value: among others, stages of differing width, which diffusers accepts
+    /// [`Error::VaeConfig`] naming the offending value: among others, stages of differing width, which diffusers accepts
     /// in the config but whose layers do not fit one another.
     pub fn validate(&self) -> Result<(), Error> {
         let stages = |name, widths: &[i64], blocks: &[i64]| {
@@ -114,7 +115,7 @@ impl Config {
                 self.act_fn, self.upsample_fn, self.upsampling_scaling_factor
             )));
         }
-        super::scaling::validate_channels([self.in_channels, self.out_channels], self.latent_channels)
+        validate_channels([self.in_channels, self.out_channels], self.latent_channels)
     }
 }
 
@@ -215,10 +216,7 @@ impl Layer {
         match self {
             Self::Conv(conv) => conv.forward(xs),
             Self::Relu => xs.relu(),
-            Self::Upsample => {
-                let (_, _, h, w) = xs.size4().expect("a convolution's output has four axes");
-                xs.upsample_nearest2d([2 * h, 2 * w], None, None)
-            }
+            Self::Upsample => double(xs),
             Self::Block([a, b, c]) => {
                 let hidden = b.forward(&a.forward(xs).relu_()).relu_();
                 (c.forward(&hidden) + xs).relu_()
