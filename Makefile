@@ -29,7 +29,7 @@ check: setup ## format, lints, documentation, and the builds without FFmpeg or l
 
 bench: setup-bench ## speed against PyTorch on this machine; flags by ARGS="--preset xl --device cuda"
 	cargo build --release
-	"$(CACHE)/pytorch-2.11.0/bin/python" benches/compare.py $(ARGS)
+	"$(CACHE)/pytorch-2.11.0/bin/python" benches/compare.py "$${CARGO_TARGET_DIR:-target}/release/acdit-world" $(ARGS)
 
 clean-cache: ## removes what setup downloaded; target/ stays
 	rm -rf "$(CACHE)" .cargo/config.toml tests/browser/node_modules
