@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use acdit_io::{ClientMessage, Error, Header, Kind, Packet, Request, ServerMessage};
+use acdit_io::{ClientMessage, Error, HEADER_LEN, Header, Kind, Packet, Request, ServerMessage};
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -12,6 +12,10 @@ const RECORDED: &str = include_str!("fixtures/messages.json");
 fn recorded(part: &str) -> Vec<Value> {
     let all: Value = serde_json::from_str(RECORDED).unwrap();
     all[part].as_array().unwrap().clone()
+}
+
+fn name(case: &Value) -> &str {
+    case["name"].as_str().unwrap()
 }
 
 fn from_hex(hex: &Value) -> Bytes {
@@ -39,6 +43,23 @@ fn recorded_packets_decode_and_encode_to_the_same_bytes() {
         };
         assert_eq!(packet, Packet { header, payload: from_hex(&case["payload"]) }, "{}", case["name"]);
         assert_eq!(packet.encode(), bytes, "{}", case["name"]);
+    }
+}
+
+#[test]
+fn the_documented_examples_are_recorded_packets() {
+    let document = include_str!("../../docs/protocol.md");
+    let written: String = document.split_whitespace().collect();
+    for case in
+        recorded("packets").iter().filter(|case| ["delta frame", "frame of a clip"].contains(&name(case)))
+    {
+        let hex = case["hex"].as_str().unwrap();
+        let (header, payload) = hex.split_at(2 * HEADER_LEN);
+        assert!(
+            written.contains(header) && written.contains(&format!("{payload}theaccessunit")),
+            "{}",
+            name(case)
+        );
     }
 }
 

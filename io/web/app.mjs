@@ -72,7 +72,7 @@ async function hello(message) {
   const { width, height } = info.frame;
   const about = [`${width} × ${height}`, `${info.frames_per_block} frames a block`, `${info.frames_per_second} frames/s`];
   if (info.window.blocks) about.push(`${info.window.blocks} blocks of memory`);
-  element("about").textContent = [...about, info.weights].join(" · ");
+  element("about").textContent = [...about, `weights ${info.weights}`].join(" · ");
   setState("connecting", "Waiting for the first picture");
   lastDrawn = 0;
   follow(message.state);

@@ -8,6 +8,7 @@ import { labelColour } from "/timeline.mjs";
 const ARROWS = { ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right" };
 const KEY_FACES = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", " ": "Space" };
 
+const mebibytes = (bytes) => `${Math.floor(bytes / 2 ** 20)} MiB`;
 const element = (id) => document.getElementById(id);
 
 export class Controls {
@@ -37,6 +38,7 @@ export class Controls {
   reset({ labels }, uploadLimit) {
     this.#labels = labels;
     this.#uploadLimit = uploadLimit;
+    element("upload-answer").textContent = `MP4, AVI, MKV or WebM, up to ${mebibytes(uploadLimit)}`;
     this.#awaited = null;
     const cross = Object.keys(ARROWS).every((key) => labels.some((label) => label.key === key));
     const others = labels.filter((label) => !ARROWS[label.key]).length;
@@ -56,7 +58,11 @@ export class Controls {
         button.append(cap);
         button.setAttribute("aria-keyshortcuts", key);
       }
-      button.onclick = () => this.#choose(index);
+      button.onclick = (event) => {
+        this.#choose(index);
+        // After a click with the mouse the space bar means pause again, not this button.
+        if (event.detail > 0) button.blur();
+      };
       return button;
     });
     group.replaceChildren(...this.#buttons);
@@ -175,7 +181,7 @@ export class Controls {
       answer.dataset.phase = phase;
     };
     if (file.size > this.#uploadLimit) {
-      return say(`${file.name} is larger than ${Math.floor(this.#uploadLimit / 2 ** 20)} MiB`, "refused");
+      return say(`${file.name} is larger than ${mebibytes(this.#uploadLimit)}`, "refused");
     }
     say(`Uploading ${file.name}`, "sent");
     try {

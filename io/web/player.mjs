@@ -30,7 +30,6 @@ export class Player {
   #queue = [];
   #generation = -1;
   #drawn = [];
-  #delay = 0;
   #onDraw;
 
   /**
@@ -59,11 +58,13 @@ export class Player {
     this.#decoder.decode(payload, { ...header, arrived: performance.now() });
   }
 
-  /** Frames drawn per second, and milliseconds from a frame's arrival to its drawing. */
+  /** Frames drawn per second, and mean milliseconds from a frame's arrival to its drawing. */
   get numbers() {
     const since = performance.now() - 1000 * RATE_SPAN;
-    this.#drawn = this.#drawn.filter((at) => at > since);
-    return { rate: this.#drawn.length / RATE_SPAN, delay: this.#delay };
+    this.#drawn = this.#drawn.filter(({ at }) => at > since);
+    const count = this.#drawn.length;
+    const delay = this.#drawn.reduce((sum, { delay }) => sum + delay, 0) / Math.max(count, 1);
+    return { rate: count / RATE_SPAN, delay };
   }
 
   close() {
@@ -98,9 +99,8 @@ export class Player {
     const { width, height } = this.#context.canvas;
     this.#context.drawImage(picture, 0, 0, width, height);
     picture.close();
-    const now = performance.now();
-    this.#drawn.push(now);
-    this.#delay = now - header.arrived;
+    const at = performance.now();
+    this.#drawn.push({ at, delay: at - header.arrived });
     this.#onDraw(header);
   }
 
