@@ -111,7 +111,7 @@ fn open_x264(config: &FileConfig) -> Result<X264, Error> {
         frames_per_second,
         global_header: true,
         // One thread: x264's output depends on how many it has.
-        options: &[("preset", "medium"), ("threads", "1"), ("crf", &quality.to_string())],
+        options: &[("preset", "fast"), ("threads", "1"), ("crf", &quality.to_string())],
     })
 }
 

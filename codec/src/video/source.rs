@@ -4,7 +4,7 @@
 //! a reference inside the clip could open another file or the network. Containers, codecs and picture sizes are checked
 //! while probing already, because FFmpeg decodes a picture or two there.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::ptr;
@@ -17,7 +17,7 @@ use ffmpeg_next::format::stream::Disposition;
 use ffmpeg_next::{Dictionary, Rational, media, packet};
 
 use super::picture::Orientation;
-use super::{failed, initialise};
+use super::{check_rate, failed, initialise};
 use crate::{Error, Size};
 
 /// Demuxers that may open, by FFmpeg's names.
@@ -41,6 +41,12 @@ pub enum Source {
 impl From<&Path> for Source {
     fn from(path: &Path) -> Self {
         Self::Path(path.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Source {
+    fn from(path: &PathBuf) -> Self {
+        Self::Path(path.clone())
     }
 }
 
@@ -124,7 +130,8 @@ impl Container {
         let matrix = video.side_data().find(|data| data.kind() == packet::side_data::Type::DisplayMatrix);
         let orientation =
             matrix.map(|data| Orientation::from_display_matrix(data.data())).unwrap_or_default();
-        let (time_base, average_rate) = (video.time_base(), positive(video.avg_frame_rate()));
+        let time_base = video.time_base();
+        let average_rate = positive(video.avg_frame_rate()).filter(|&rate| check_rate(rate).is_ok());
         // SAFETY: context and stream are alive and belong together; a null frame asks for the stream's own ratio, and
         // neither is changed.
         let pixel_aspect = unsafe {
@@ -161,11 +168,12 @@ fn bytes_of(source: Source, limits: &Limits) -> Result<(String, StreamIo), Error
         Source::Path(path) => {
             let clip = path.display().to_string();
             let unreadable = |reason: String| Error::ClipUnreadable { clip: clip.clone(), reason };
-            let file = File::open(&path).map_err(|e| unreadable(e.to_string()))?;
-            let metadata = file.metadata().map_err(|e| unreadable(e.to_string()))?;
+            // Asked before opening, which would wait for ever on a pipe.
+            let metadata = fs::metadata(&path).map_err(|e| unreadable(e.to_string()))?;
             if !metadata.is_file() {
                 return Err(unreadable("not a regular file".to_owned()));
             }
+            let file = File::open(&path).map_err(|e| unreadable(e.to_string()))?;
             (clip, metadata.len(), StreamIo::from_read_seek(file))
         }
         Source::Bytes(bytes) => {

@@ -14,10 +14,11 @@ fn numbers(path: &Path, frames_per_second: f64) -> Vec<u32> {
 #[test]
 fn every_accepted_codec_decodes_like_the_command_line() {
     let folder = Folder::new();
-    let cases: [(&str, &[&str]); 10] = [
+    let cases: [(&str, &[&str]); 11] = [
         ("h264.mp4", &["-c:v", "libx264"]),
         ("h264.mkv", &["-c:v", "libx264", "-bf", "2"]),
         ("h264.mov", &["-c:v", "libx264", "-pix_fmt", "yuv444p"]),
+        ("h264-10bit.mp4", &["-c:v", "libx264", "-pix_fmt", "yuv420p10le"]),
         ("hevc.mp4", &["-c:v", "libx265", "-x265-params", "log-level=none"]),
         ("vp8.webm", &["-c:v", "libvpx"]),
         ("vp9.webm", &["-c:v", "libvpx-vp9", "-cpu-used", "8"]),
@@ -28,7 +29,7 @@ fn every_accepted_codec_decodes_like_the_command_line() {
     ];
     for (name, encoding) in cases {
         let clip = folder.draw(name, "testsrc2=s=96x64:r=25:d=0.4,format=yuv420p", encoding);
-        let ours = decode(&*clip, &options(96, 64, 25.0)).unwrap().frames;
+        let ours = decode(&clip, &options(96, 64, 25.0)).unwrap().frames;
         let theirs = reference(&clip, size(96, 64));
         assert_eq!(ours.len(), theirs.len(), "{name}");
         let psnr = psnr(&ours, &theirs);
@@ -45,7 +46,7 @@ fn a_steady_clip_gives_each_picture_once() {
         let lossless_mpeg4 = ["-c:v", "mpeg4", "-q:v", "1"];
         for (name, encoding) in [("a.mp4", &LOSSLESS[..]), ("a.mkv", &LOSSLESS), ("a.avi", &lossless_mpeg4)] {
             let clip = folder.draw(name, &numbered(rate, 50), encoding);
-            let info = probe(&*clip, &Limits::FILE).unwrap();
+            let info = probe(&clip, &Limits::FILE).unwrap();
             let frames_per_second = info.frames_per_second.unwrap();
             assert_eq!(numbers(&clip, frames_per_second), all, "{name} at {rate}");
         }
@@ -145,8 +146,8 @@ fn rotated_clips_come_out_upright() {
         ("270", size(32, 64), [BLUE, RED, GREY, GREEN]),
     ] {
         let clip = turned(degrees);
-        assert_eq!(probe(&*clip, &Limits::FILE).unwrap().size, shown);
-        let frames = decode(&*clip, &options(shown.width, shown.height, 5.0)).unwrap().frames;
+        assert_eq!(probe(&clip, &Limits::FILE).unwrap().size, shown);
+        let frames = decode(&clip, &options(shown.width, shown.height, 5.0)).unwrap().frames;
         assert_eq!(frames.len(), 5);
         for (got, expected) in corners(&frames[0]).into_iter().zip(expected) {
             assert_near(got, expected, 3, degrees);
@@ -167,17 +168,17 @@ fn stripes() -> String {
 fn crops_are_centred_in_display_shape() {
     let folder = Folder::new();
     let square_pixels = folder.draw("square.mp4", &stripes(), &LOSSLESS);
-    let frame = &decode(&*square_pixels, &options(32, 32, 5.0)).unwrap().frames[0];
+    let frame = &decode(&square_pixels, &options(32, 32, 5.0)).unwrap().frames[0];
     for x in [2, 16, 29] {
         assert_near(pixel(frame, x, 16), GREEN, 3, "the middle half of 64x32 is a green square");
     }
-    let frame = &decode(&*square_pixels, &options(64, 32, 5.0)).unwrap().frames[0];
+    let frame = &decode(&square_pixels, &options(64, 32, 5.0)).unwrap().frames[0];
     assert_near(pixel(frame, 4, 16), RED, 3, "nothing is cropped at the clip's own shape");
 
     // Pixels half as wide as high: the display is a square, and nothing is cropped from it.
     let narrow = folder.draw("narrow.mp4", &format!("{},setsar=1/2", stripes()), &LOSSLESS);
-    assert_eq!(probe(&*narrow, &Limits::FILE).unwrap().size, size(32, 32));
-    let frame = &decode(&*narrow, &options(32, 32, 5.0)).unwrap().frames[0];
+    assert_eq!(probe(&narrow, &Limits::FILE).unwrap().size, size(32, 32));
+    let frame = &decode(&narrow, &options(32, 32, 5.0)).unwrap().frames[0];
     for (x, colour) in [(3, RED), (16, GREEN), (28, BLUE)] {
         assert_near(pixel(frame, x, 16), colour, 3, "pixel aspect 1:2");
     }
@@ -185,7 +186,7 @@ fn crops_are_centred_in_display_shape() {
     let graph = format!("{},setsar=2", stripes());
     let wide = folder.draw("wide.mp4", &graph, &LOSSLESS);
     let upended = folder.remux(&wide, "upended.mp4", &["-metadata:s:v:0", "rotate=270"]);
-    let frame = &decode(&*upended, &options(16, 64, 5.0)).unwrap().frames[0];
+    let frame = &decode(&upended, &options(16, 64, 5.0)).unwrap().frames[0];
     for (y, colour) in [(6, RED), (32, GREEN), (58, BLUE)] {
         assert_near(pixel(frame, 8, y), colour, 3, "pixel aspect 2:1, turned");
     }
@@ -202,7 +203,7 @@ fn colours_survive_every_matrix_and_range() {
             let mut encoding = LOSSLESS.to_vec();
             encoding.extend(["-colorspace", flag, "-color_range", flag_range]);
             let clip = folder.draw("colour.mp4", &graph, &encoding);
-            let frame = &decode(&*clip, &options(32, 32, 5.0)).unwrap().frames[0];
+            let frame = &decode(&clip, &options(32, 32, 5.0)).unwrap().frames[0];
             assert_near(pixel(frame, 16, 16), patch, 3, &format!("{matrix} {range}"));
         }
     }
@@ -216,7 +217,7 @@ fn colours_survive_every_matrix_and_range() {
         let convert = format!("scale=out_color_matrix={matrix}:out_range={range},format={pixels}");
         let graph = format!("color={}:s={shape}:r=5:d=0.4,format=rgb24,{convert}", hex(patch));
         let clip = folder.draw(name, &graph, &["-c:v", codec, "-q:v", "1"]);
-        let frame = &decode(&*clip, &options(32, 32, 5.0)).unwrap().frames[0];
+        let frame = &decode(&clip, &options(32, 32, 5.0)).unwrap().frames[0];
         assert_near(pixel(frame, 16, 16), patch, 4, name);
     }
 }
@@ -228,15 +229,16 @@ fn odd_sizes_and_interlacing_decode() {
         ("odd.webm", &["-c:v", "libvpx-vp9", "-cpu-used", "8"][..]),
         ("odd.avi", &["-c:v", "mpeg4", "-q:v", "2"]),
     ] {
-        let clip = folder.draw(name, "testsrc2=s=128x96:r=25:d=0.4,format=yuv420p,scale=101:67,setsar=1", encoding);
-        let frames = decode(&*clip, &options(101, 67, 25.0)).unwrap().frames;
+        let clip =
+            folder.draw(name, "testsrc2=s=128x96:r=25:d=0.4,format=yuv420p,scale=101:67,setsar=1", encoding);
+        let frames = decode(&clip, &options(101, 67, 25.0)).unwrap().frames;
         let psnr = psnr(&frames, &reference(&clip, size(101, 67)));
         assert!(psnr > 40.0, "{name}: {psnr:.1} dB against the command line");
-        assert_eq!(decode(&*clip, &options(33, 21, 25.0)).unwrap().frames.len(), 10);
+        assert_eq!(decode(&clip, &options(33, 21, 25.0)).unwrap().frames.len(), 10);
     }
     let graph = "testsrc2=s=128x96:r=50:d=0.8,tinterlace=interleave_top,format=yuv420p";
     let interlaced = folder.draw("i.mp4", graph, &["-c:v", "libx264", "-flags", "+ilme+ildct"]);
-    assert_eq!(decode(&*interlaced, &options(64, 48, 25.0)).unwrap().frames.len(), 20);
+    assert_eq!(decode(&interlaced, &options(64, 48, 25.0)).unwrap().frames.len(), 20);
 }
 
 #[test]
@@ -248,7 +250,7 @@ fn a_change_of_size_half_way_is_followed() {
     let joined = [std::fs::read(small).unwrap(), std::fs::read(large).unwrap()].concat();
     let joined = folder.write("joined.mjpeg", &joined);
     let clip = folder.remux(&joined, "joined.avi", &["-r", "25"]);
-    let frames = decode(&*clip, &options(32, 32, 25.0)).unwrap().frames;
+    let frames = decode(&clip, &options(32, 32, 25.0)).unwrap().frames;
     assert_eq!(frames.len(), 10);
     assert_near(pixel(&frames[0], 16, 16), [254, 0, 0], 4, "before");
     assert_near(pixel(&frames[9], 16, 16), [0, 0, 254], 4, "after");
@@ -269,9 +271,9 @@ fn the_last_frames_are_those_of_the_whole() {
     let folder = Folder::new();
     let clip = folder.draw("a.mp4", &numbered("25", 50), &LOSSLESS);
     let wanted = options(32, 32, 10.0);
-    let whole = decode(&*clip, &wanted).unwrap().frames;
-    assert_eq!(decode_last(&*clip, &wanted, 8).unwrap().frames, whole[12..]);
-    assert_eq!(decode_last(&*clip, &wanted, 99).unwrap().frames, whole);
+    let whole = decode(&clip, &wanted).unwrap().frames;
+    assert_eq!(decode_last(&clip, &wanted, 8).unwrap().frames, whole[12..]);
+    assert_eq!(decode_last(&clip, &wanted, 99).unwrap().frames, whole);
 }
 
 #[test]
@@ -292,7 +294,7 @@ fn senseless_options_name_the_field() {
         (options(32, 32, 0.0), "frames_per_second"),
         (options(32, 32, f64::NAN), "frames_per_second"),
     ] {
-        let error = decode(&*clip, &bad).unwrap_err();
+        let error = decode(&clip, &bad).unwrap_err();
         assert!(matches!(&error, Error::VideoConfig(message) if message.starts_with(field)), "{error}");
     }
 }
