@@ -89,8 +89,8 @@ struct World {
     ball: Ball,
     /// Frames of a clip that are still to be shown.
     clip: Vec<Picture>,
-    /// The newest block and whether it came from a clip, to show again while paused.
-    newest: Option<(Vec<Picture>, bool)>,
+    /// The newest block, its first header and all its pixels, to show again while paused.
+    newest: Option<(Header, Vec<u8>)>,
     frame: u64,
 }
 
@@ -151,40 +151,42 @@ impl World {
 
     fn step(&mut self) {
         let injected = !self.clip.is_empty();
-        let pictures = if injected {
+        let pictures: Vec<Picture> = if injected {
             self.clip.drain(..FRAMES.min(self.clip.len())).collect()
         } else {
             let (_, _, pull) = LABELS[self.state.label as usize];
             (0..FRAMES).map(|_| self.ball.picture(pull)).collect()
         };
-        self.newest = Some((pictures, injected));
+        let first = Header {
+            kind: Kind::H264,
+            keyframe: true,
+            generated: !injected,
+            injected,
+            generation: self.state.generation,
+            frame: self.frame,
+            pts: self.frame * 1_000_000 / RATE,
+            block: self.state.block,
+            label: self.state.label,
+        };
+        self.frame += pictures.len() as u64;
+        self.newest = Some((first, pictures.concat()));
         self.publish();
         self.state.block += 1;
         self.hub.announce(self.state.clone());
     }
 
     fn publish(&mut self) {
-        let Some((pictures, injected)) = &self.newest else { return };
+        let Some((first, pictures)) = &self.newest else { return };
         self.demand.keyframe.store(false, Ordering::Relaxed);
         let wanted = [(Kind::H264, &self.demand.h264), (Kind::Jpeg, &self.demand.jpeg)];
         for (kind, _) in wanted.into_iter().filter(|(_, viewers)| viewers.load(Ordering::Relaxed) > 0) {
-            for (at, unit) in encode(kind, &pictures.concat()).into_iter().enumerate() {
-                let frame = self.frame + at as u64;
-                let header = Header {
-                    kind,
-                    keyframe: at == 0 || kind == Kind::Jpeg,
-                    generated: !injected,
-                    injected: *injected,
-                    generation: self.state.generation,
-                    frame,
-                    pts: frame * 1_000_000 / RATE,
-                    block: self.state.block,
-                    label: self.state.label,
-                };
-                self.hub.publish(&Packet { header, payload: unit });
+            for (at, payload) in (0..).zip(encode(kind, pictures)) {
+                let keyframe = at == 0 || kind == Kind::Jpeg;
+                let (frame, pts) = (first.frame + at, first.pts + at * 1_000_000 / RATE);
+                self.hub
+                    .publish(&Packet { header: Header { kind, keyframe, frame, pts, ..*first }, payload });
             }
         }
-        self.frame += pictures.len() as u64;
     }
 }
 
@@ -203,8 +205,8 @@ impl Ball {
     }
 
     fn picture(&mut self, pull: [f32; 2]) -> Picture {
-        for axis in 0..2 {
-            self.speed[axis] = (self.speed[axis] + 1.5 * pull[axis]) * 0.99;
+        for (axis, pull) in pull.into_iter().enumerate() {
+            self.speed[axis] = (self.speed[axis] + 1.5 * pull) * 0.99;
             self.at[axis] += self.speed[axis];
             if !(Self::RADIUS..=SIDE as f32 - Self::RADIUS).contains(&self.at[axis]) {
                 self.at[axis] = self.at[axis].clamp(Self::RADIUS, SIDE as f32 - Self::RADIUS);

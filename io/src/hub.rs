@@ -66,6 +66,8 @@ struct Shared {
 struct Lanes {
     h264: Lane,
     jpeg: Lane,
+    /// Generation and frame of the newest packet of any kind.
+    newest: Option<(u32, u64)>,
     stats: HubStats,
 }
 
@@ -148,7 +150,8 @@ impl Hub {
         let message = packet.encode();
         let mut lanes = self.lanes();
         lanes.stats.published += 1;
-        let Lanes { h264, jpeg, stats } = &mut *lanes;
+        lanes.newest = Some((header.generation, header.frame));
+        let Lanes { h264, jpeg, stats, .. } = &mut *lanes;
         let lane = match header.kind {
             Kind::H264 => h264,
             Kind::Jpeg => jpeg,
@@ -188,11 +191,14 @@ impl Hub {
         self.0.state.subscribe()
     }
 
-    /// Takes a seat. The stream starts at the newest keyframe if what followed it is still known.
+    /// Takes a seat. The stream starts at the newest keyframe if what followed it is still known, and if the kind was
+    /// not left behind while nobody wanted it.
     pub(crate) fn join(&self, kind: Kind) -> Viewer {
         let mut lanes = self.lanes();
+        let newest = lanes.newest;
         let lane = lanes.lane(kind);
-        let backlog = VecDeque::from(lane.backlog.clone().unwrap_or_default());
+        let current = lane.backlog.as_ref().filter(|_| lane.newest == newest);
+        let backlog = VecDeque::from(current.cloned().unwrap_or_default());
         let started = !backlog.is_empty();
         let queue = Mutex::new(Queue { broken: !started, started, ..Queue::default() });
         let seat = Arc::new(Seat { queue, ready: Notify::new() });

@@ -271,6 +271,8 @@ pub struct State {
     pub seed: u64,
     /// Whether the world waits for `resume` or `step`.
     pub paused: bool,
+    /// Blocks that were ready only after the one before them had been shown.
+    pub underruns: u64,
     /// Cost of the newest block.
     pub timings: Timings,
 }

@@ -16,8 +16,8 @@ pub trait WorldSource: Send + Sync + 'static {
     /// Takes a control. The answer follows on `reply`, from any thread, when the control is in effect or refused.
     fn control(&self, control: Control, reply: Reply);
 
-    /// Publish a keyframe soon, of every kind in demand: a viewer joined or fell behind. A paused source publishes
-    /// its newest picture again, so that the viewer has something to show.
+    /// Publish a keyframe soon, of every kind in demand: a viewer joined or fell behind. It may be the newest picture
+    /// again, under the same frame number, and is if the source is paused.
     fn request_keyframe(&self);
 
     /// How many viewers want each kind, whenever that changes. With none, generation can rest; JPEG is encoded only

@@ -17,7 +17,7 @@ const STATES = {
 };
 /** A picture later than so many blocks means that something is slow. */
 const LATE_BLOCKS = 3;
-/** How long after the last gap or stall the page still says so, in milliseconds. */
+/** How long after the last gap, late block or stall the page still says so, in milliseconds. */
 const SLOW_LINGERS = 3000;
 
 /** What tests and curious people can read. */
@@ -28,6 +28,7 @@ const forced = new URLSearchParams(location.search).get("kind");
 let info = null;
 let player = null;
 let paused = false;
+let underruns = Infinity;
 let roundTrip = 0;
 let lastDrawn = 0;
 let slowUntil = 0;
@@ -75,12 +76,15 @@ async function hello(message) {
   element("about").textContent = [...about, `weights ${info.weights}`].join(" · ");
   setState("connecting", "Waiting for the first picture");
   lastDrawn = 0;
+  underruns = Infinity;
   follow(message.state);
   return kind;
 }
 
 function follow(state) {
   if (paused && !state.paused) lastDrawn &&= performance.now();
+  if (state.underruns > underruns) slowUntil = performance.now() + SLOW_LINGERS;
+  underruns = state.underruns;
   paused = state.paused;
   controls.follow(state);
   settle();

@@ -29,6 +29,7 @@ export class Player {
   #playout;
   #queue = [];
   #generation = -1;
+  #newest = -1;
   #drawn = [];
   #onDraw;
 
@@ -52,6 +53,7 @@ export class Player {
     if (header.generation < this.#generation) return;
     if (header.generation > this.#generation) {
       this.#generation = header.generation;
+      this.#newest = -1;
       this.#playout.reset();
       this.#clear();
     }
@@ -75,7 +77,10 @@ export class Player {
 
   #enqueue(picture, header) {
     if (!this.#onDraw || header.generation < this.#generation) return picture.close();
-    const due = this.#playout.schedule(header.pts / 1000, performance.now());
+    // A picture sent again, for somebody who joined, was on time the first time.
+    const again = header.frame <= this.#newest;
+    const due = again ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
+    this.#newest = Math.max(this.#newest, header.frame);
     this.#queue.push({ picture, header, due });
     if (this.#queue.length > QUEUE) this.#queue.shift().picture.close();
     // A hidden page gets no animation frames: keep the newest picture current and hold nothing.

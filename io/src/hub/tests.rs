@@ -114,6 +114,18 @@ fn kinds_do_not_mix_and_leaving_lowers_demand() {
 }
 
 #[test]
+fn a_kind_that_nobody_wanted_for_a_while_does_not_start_from_old_pictures() {
+    let hub = hub();
+    let of =
+        |kind, frame| Packet { header: Header { kind, ..header(0, frame, true) }, payload: Bytes::new() };
+    hub.publish(&of(Kind::Jpeg, 3));
+    hub.publish(&of(Kind::H264, 3));
+    assert_eq!(frame_of(poll(&mut hub.join(Kind::Jpeg)).unwrap()), (0, 3, true));
+    hub.publish(&of(Kind::H264, 4));
+    assert_eq!(poll(&mut hub.join(Kind::Jpeg)), Some(Delivery::NeedsKeyframe));
+}
+
+#[test]
 fn a_packet_too_large_for_the_wire_breaks_the_chain_instead_of_the_connection() {
     let hub = hub();
     let mut viewer = hub.join(Kind::H264);
