@@ -68,11 +68,6 @@ impl<T> Producer<T> {
         self.shared.changed.notify_one();
         Ok(())
     }
-
-    /// Items overwritten before anyone took them, since the ring was made.
-    pub fn dropped(&self) -> u64 {
-        self.shared.lock().dropped
-    }
 }
 
 impl<T> Drop for Producer<T> {
@@ -139,6 +134,11 @@ impl<T> Consumer<T> {
         }
     }
 
+    /// Items overwritten before anyone took them, since the ring was made.
+    pub fn dropped(&self) -> u64 {
+        self.shared.lock().dropped
+    }
+
     /// Items waiting.
     pub fn len(&self) -> usize {
         self.shared.lock().items.occupied_len()
@@ -177,7 +177,7 @@ mod tests {
         for item in 0..5 {
             producer.push(item).unwrap();
         }
-        assert_eq!(producer.dropped(), 3);
+        assert_eq!(consumer.dropped(), 3);
         assert_eq!(consumer.recv(), Some(Received { missed: 3, item: 3 }));
         assert_eq!(consumer.recv(), Some(Received { missed: 0, item: 4 }));
         assert_eq!(consumer.recv_timeout(Duration::ZERO), Err(Empty::TimedOut));
@@ -240,7 +240,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(consumer.len(), model.len());
-                prop_assert_eq!(producer.dropped(), dropped);
+                prop_assert_eq!(consumer.dropped(), dropped);
             }
         }
     }

@@ -1,0 +1,102 @@
+//! What can be asked of a running stream, and what it answers.
+
+use acdit_codec::Frame;
+use serde::Serialize;
+
+use crate::{Error, Sampling, Timings};
+
+/// A change to a stream. All of them take effect at a block boundary.
+#[derive(Debug)]
+pub enum Control {
+    /// Use another label from the next block on.
+    Label(i64),
+    /// Stop after the block being made.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Make one block and be paused.
+    Step,
+    /// Begin a new generation from nothing; without a seed, with the one before plus one.
+    Restart {
+        /// Seed of its noise.
+        seed: Option<u64>,
+    },
+    /// Begin a new generation that opens with a clip's last frames and goes on from them. Frames must have the world's
+    /// size; at least one block of them is needed.
+    Continue {
+        /// The clip, oldest frame first.
+        frames: Vec<Frame>,
+    },
+    /// Make these frames the first of the next block: a whole block of them replaces it, fewer are held while the rest is
+    /// denoised around them.
+    Inject {
+        /// One frame to one block of frames, of the world's size.
+        frames: Vec<Frame>,
+    },
+    /// Sample the blocks to come in another way.
+    Sampling(Sampling),
+}
+
+/// The first block that shows a control, or why it was refused.
+pub type Outcome = Result<u64, Refusal>;
+
+/// Why a control changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: &'static str,
+    /// For people; no paths, no addresses.
+    pub message: String,
+}
+
+impl Refusal {
+    /// More controls arrive than blocks are made.
+    pub(crate) fn busy() -> Self {
+        Self { code: "busy", message: "too many controls are waiting, try again".to_owned() }
+    }
+
+    /// The stream is closed, or its engine is gone.
+    pub(crate) fn stopped() -> Self {
+        Self { code: "unavailable", message: "the stream has ended".to_owned() }
+    }
+}
+
+/// What a stream's own methods refuse over is what the viewer sent; everything else is our failure, told without details.
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Input(message) | Error::Window(message) => Self { code: "bad_input", message },
+            Error::Codec(error) => Self { code: "bad_frames", message: error.to_string() },
+            other => {
+                tracing::warn!("a control failed: {other}");
+                Self { code: "failed", message: "the world could not do that".to_owned() }
+            }
+        }
+    }
+}
+
+/// Where a stream stands. Announced whenever it changes; only the newest is kept for a slow reader.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct State {
+    /// Counts restarts and continuations.
+    pub generation: u32,
+    /// Blocks committed in this generation: the index of the next block.
+    pub block: u64,
+    /// The label of the next block.
+    pub label: i64,
+    /// The seed of this generation.
+    pub seed: u64,
+    /// Whether the stream waits for [`Control::Resume`] or [`Control::Step`].
+    pub paused: bool,
+    /// Cost of the newest block that went through all stages.
+    pub timings: Timings,
+    /// Blocks that were ready only after the one before them had been shown.
+    pub underruns: u64,
+    /// Blocks lost to failures, in any stage.
+    pub failures: u64,
+    /// The newest failure, if there ever was one.
+    pub failure: Option<String>,
+    /// Fingerprint of the newest block's latents, in hexadecimal.
+    pub hash: Option<String>,
+}

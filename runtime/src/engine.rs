@@ -1,0 +1,201 @@
+//! The engine thread: it owns the weights and every session, and is the only one that runs the network.
+//!
+//! Its loop reads: receive what was asked, gather the streams whose next block is due, step them as one batch, scatter
+//! the blocks. When nothing is due it sleeps in a receive, until the next deadline or for ever. It never waits for a
+//! stage behind it: a stream has at most [`BLOCKS_IN_FLIGHT`] blocks out, and one that is back makes room for one more.
+
+mod seat;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use acdit_codec::Frame;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use tch::Tensor;
+
+pub(crate) use self::seat::{Opening, Seat};
+use crate::pipeline::{BLOCKS_IN_FLIGHT, Job};
+use crate::{Block, Control, Error, Outcome, Refusal, Result, Session, StepInput, Timings, World};
+
+/// Names a stream for as long as its engine runs; never used twice.
+pub(crate) type StreamId = u64;
+
+/// Streams at a time. One more is refused; the bound sizes the queue to the decode thread.
+pub const MAX_STREAMS: usize = 16;
+
+/// Events that wait for the engine. A control that finds the queue full is refused as busy; the stages' reports wait.
+pub(crate) const EVENTS: usize = 64;
+
+/// Blocks to the decode thread that can wait: all that streams can have in flight, so that the engine never waits.
+pub(crate) const JOBS: usize = MAX_STREAMS * BLOCKS_IN_FLIGHT;
+
+/// A step of a batch, with where its time went.
+pub(crate) type Stepped = Result<(Block, Timings)>;
+
+/// Steps a batch of due sessions: one result for each, in order. A session whose step failed is as it was before.
+///
+/// Sessions are stepped one by one; a batched forward fits behind the same signature.
+pub(crate) fn step_batch(world: &World, batch: &mut [(&mut Session, StepInput)]) -> Vec<Stepped> {
+    batch.iter_mut().map(|(session, input)| step(world, session, input)).collect()
+}
+
+/// One block, its halves timed. Both end with values on the CPU, so no device work is left unaccounted.
+pub(crate) fn step(world: &World, session: &mut Session, input: &StepInput) -> Stepped {
+    let started = Instant::now();
+    let candidate = session.denoise(world, input)?;
+    let denoised = Instant::now();
+    let block = session.commit(world, candidate)?;
+    let timings = Timings {
+        denoise: (denoised - started).as_secs_f64(),
+        context: denoised.elapsed().as_secs_f64(),
+        ..Timings::default()
+    };
+    Ok((block, timings))
+}
+
+/// [`step_batch`], or a test's version of it.
+pub(crate) type StepBatch = Box<dyn FnMut(&World, &mut [(&mut Session, StepInput)]) -> Vec<Stepped> + Send>;
+
+/// Frames to latents (F, C, h, w) f32 on the CPU.
+pub(crate) type EncodeFrames = Box<dyn FnMut(&[Frame]) -> Result<Tensor> + Send>;
+
+/// Answers a control, from the engine thread.
+pub(crate) type Reply = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What wakes the engine.
+pub(crate) enum Event {
+    /// A stream begins.
+    Open { stream: Opening, reply: Sender<Result<()>> },
+    /// A stream's handle is gone.
+    Close { stream: StreamId },
+    /// Something is asked of a stream.
+    Control { stream: StreamId, control: Control, reply: Reply },
+    /// A stream's [`Demand`](crate::pipeline::Demand) changed.
+    Demand,
+    /// A block left the pipeline: published with these timings, dropped as stale, or lost.
+    Done { stream: StreamId, result: std::result::Result<Option<Timings>, String> },
+    /// The engine's last handle is gone.
+    Shutdown,
+}
+
+/// The engine thread's state.
+pub(crate) struct Worker {
+    pub(crate) world: World,
+    pub(crate) step_batch: StepBatch,
+    pub(crate) encode_frames: EncodeFrames,
+    pub(crate) events: Receiver<Event>,
+    pub(crate) jobs: Sender<Job>,
+    /// Zero of all playback clocks.
+    pub(crate) origin: Instant,
+    pub(crate) seats: BTreeMap<StreamId, Seat>,
+}
+
+impl Worker {
+    /// Runs until [`Event::Shutdown`].
+    pub(crate) fn run(mut self) {
+        while self.receive() {
+            self.show_openings();
+            self.step_due();
+        }
+    }
+
+    /// Takes in everything that was asked, after waiting for something to do. `false` is the end.
+    fn receive(&mut self) -> bool {
+        let now = self.origin.elapsed();
+        let first = match self.seats.values().filter_map(Seat::due).min() {
+            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => self.events.recv_timeout(due.saturating_sub(now)),
+        };
+        match first {
+            Ok(event) => {
+                if !self.handle(event) {
+                    return false;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        while let Ok(event) = self.events.try_recv() {
+            if !self.handle(event) {
+                return false;
+            }
+        }
+        let now = self.origin.elapsed();
+        self.seats.values_mut().for_each(|seat| seat.run_or_rest(now));
+        true
+    }
+
+    fn handle(&mut self, event: Event) -> bool {
+        let now = self.origin.elapsed();
+        match event {
+            Event::Shutdown => return false,
+            Event::Open { stream, reply } => {
+                // The opener waits for the answer; should it be gone, its Close follows.
+                let _ = reply.send(self.open(stream, now));
+            }
+            Event::Close { stream } => {
+                self.seats.remove(&stream);
+            }
+            Event::Control { stream, control, reply } => {
+                let Some(seat) = self.seats.get_mut(&stream) else {
+                    reply(Err(Refusal::stopped()));
+                    return true;
+                };
+                reply(seat.control(&self.world, &mut self.encode_frames, control, now));
+            }
+            // Read by every stream before it is gathered.
+            Event::Demand => {}
+            Event::Done { stream, result } => {
+                if let Some(seat) = self.seats.get_mut(&stream) {
+                    seat.back(result);
+                }
+            }
+        }
+        true
+    }
+
+    fn open(&mut self, opening: Opening, now: Duration) -> Result<()> {
+        if self.seats.len() >= MAX_STREAMS {
+            return Err(Error::Full { streams: MAX_STREAMS });
+        }
+        let seat = Seat::open(&self.world, opening, now)?;
+        self.seats.insert(seat.id(), seat);
+        Ok(())
+    }
+
+    /// Sends on what clips to be continued begin with, where there is room.
+    fn show_openings(&mut self) {
+        let now = self.origin.elapsed();
+        for seat in self.seats.values_mut() {
+            while let Some(job) = seat.next_of_opening(now) {
+                send(&self.jobs, job);
+            }
+        }
+    }
+
+    /// Gather, step, scatter.
+    fn step_due(&mut self) {
+        let now = self.origin.elapsed();
+        let due = |seat: &&mut Seat| seat.due().is_some_and(|due| due <= now);
+        let (gathered, mut batch): (Vec<StreamId>, Vec<(&mut Session, StepInput)>) =
+            self.seats.values_mut().filter(due).map(|seat| (seat.id(), seat.input())).unzip();
+        if batch.is_empty() {
+            return;
+        }
+        let results = (self.step_batch)(&self.world, &mut batch);
+        let now = self.origin.elapsed();
+        for (id, result) in gathered.into_iter().zip(results) {
+            let seat = self.seats.get_mut(&id).expect("seats change only between batches");
+            if let Some(job) = seat.scatter(result, now) {
+                send(&self.jobs, job);
+            }
+        }
+    }
+}
+
+/// The queue has room for all that streams may have in flight, so this does not wait.
+fn send(jobs: &Sender<Job>, job: Job) {
+    if jobs.send(job).is_err() {
+        tracing::error!("the decode thread is gone: a block is lost");
+    }
+}

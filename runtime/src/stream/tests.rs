@@ -1,0 +1,485 @@
+//! Streams over a tiny random network. Decoder and encoder are stand-ins whose bytes show what went in, so that a packet
+//! tells which latents it came from.
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+
+use acdit_model::{Config, Preset};
+use tch::{Device, Kind, Tensor};
+
+use super::*;
+use crate::pipeline::EncodeH264;
+use crate::{PacketKind, WindowMode};
+
+const FRAME: Size = Size { width: 2, height: 2 };
+const FRAMES_PER_BLOCK: u64 = 2;
+
+/// The same world at every call. One at a time: the weights come from PyTorch's global generator.
+fn world() -> World {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let config = Config {
+        hidden_size: 32,
+        num_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 64,
+        patch_size: 1,
+        sample_height: 2,
+        sample_width: 2,
+        sample_frames: 8,
+        frames_per_block: FRAMES_PER_BLOCK as i64,
+        axis_lengths: vec![8, 2, 2],
+        context_window: Some(2),
+        ..Config::video(Preset::B, 16, 3)
+    };
+    let _alone = DRAWING.lock();
+    World::random(&config, 5, Device::Cpu, Kind::Float).unwrap()
+}
+
+fn picture(shade: u8) -> Frame {
+    Frame::new(FRAME, vec![shade; 12]).unwrap()
+}
+
+/// Each frame's twelve bytes are its first three latent values.
+fn show(latents: &Tensor) -> Result<Vec<Frame>> {
+    (0..latents.size()[0])
+        .map(|index| {
+            let values = Vec::<f32>::try_from(latents.get(index).flatten(0, -1))?;
+            let bytes = values.iter().take(3).flat_map(|value| value.to_le_bytes()).collect();
+            Ok(Frame::new(FRAME, bytes)?)
+        })
+        .collect()
+}
+
+/// A frame's latents are its first byte over 255, everywhere.
+fn read(frames: &[Frame]) -> Result<Tensor> {
+    if let Some(frame) = frames.iter().find(|frame| frame.size() != FRAME) {
+        return Err(Error::Input(format!("frames of {}", frame.size())));
+    }
+    let shades: Vec<f32> = frames.iter().map(|frame| f32::from(frame.rgb()[0]) / 255.0).collect();
+    let shape = [frames.len() as i64, 4, 2, 2];
+    Ok(Tensor::from_slice(&shades).view([-1, 1, 1, 1]).expand(shape, false).contiguous())
+}
+
+fn stages() -> Stages {
+    Stages { step_batch: Box::new(engine::step_batch), encode_frames: Box::new(read), decode: Box::new(show) }
+}
+
+/// The payload is the frame itself.
+fn plain() -> Option<OpenH264> {
+    Some(Box::new(|| {
+        Ok(Box::new(|frame: &Frame, keyframe| Ok((frame.rgb().to_vec(), keyframe))) as EncodeH264)
+    }))
+}
+
+fn start(stages: Stages) -> Engine {
+    Engine::start_with(world(), FRAME, stages).unwrap()
+}
+
+fn config(engine: &Engine, seed: u64) -> StreamConfig {
+    let config = engine.config(seed);
+    let sampling = Sampling { steps: 2, ..config.settings.sampling };
+    let settings = Settings { sampling, ..config.settings };
+    // Room for all that a test may be too slow to take.
+    StreamConfig { settings, max_speed: true, packets: 100_000, ..config }
+}
+
+fn open(engine: &Engine, seed: u64) -> Stream {
+    engine.open_with(&config(engine, seed), None, plain()).unwrap()
+}
+
+fn take(stream: &Stream, count: u64) -> Vec<Packet> {
+    (0..count).map(|_| stream.packets.recv().expect("the stream goes on").item).collect()
+}
+
+/// Waits for a state that `wanted` accepts.
+fn wait(stream: &Stream, wanted: impl Fn(&State) -> bool) -> State {
+    loop {
+        let state = stream.states.recv().expect("the stream goes on").item;
+        if wanted(&state) {
+            return state;
+        }
+    }
+}
+
+/// Makes `count` blocks one by one, and returns their packets.
+fn steps(stream: &Stream, count: u64) -> Vec<Packet> {
+    (0..count)
+        .flat_map(|_| {
+            stream.handle.apply(Control::Step).unwrap();
+            take(stream, FRAMES_PER_BLOCK)
+        })
+        .collect()
+}
+
+/// What a session alone makes with these labels, as frames.
+fn alone(seed: u64, labels: &[i64]) -> Vec<Vec<u8>> {
+    let world = world();
+    let sampling = Sampling { steps: 2, ..world.meta.sampling };
+    let mut session = Session::new(&world, Settings { sampling, ..Settings::of(&world, seed) }).unwrap();
+    let mut frames = Vec::new();
+    for &label in labels {
+        let block = session.step(&world, &StepInput { label, inject: None }).unwrap();
+        frames.extend(show(&block.latents).unwrap().into_iter().map(Frame::into_rgb));
+    }
+    frames
+}
+
+fn payloads(packets: &[Packet]) -> Vec<Vec<u8>> {
+    packets.iter().map(|packet| packet.payload.clone()).collect()
+}
+
+#[test]
+fn packets_are_numbered_timed_and_begin_with_a_keyframe() {
+    let engine = start(stages());
+    let stream = open(&engine, 3);
+    assert_eq!(engine.frames_per_block(), 2);
+    stream.handle.viewers(1, 0);
+    let packets = take(&stream, 6);
+    for (packet, frame) in packets.iter().zip(0..) {
+        assert_eq!((packet.frame, packet.block, packet.generation), (frame, frame / 2, 0));
+        assert_eq!(packet.pts, frame * 125_000, "8 frames per second");
+        assert_eq!((packet.keyframe, packet.injected, packet.kind), (frame == 0, false, PacketKind::H264));
+    }
+    assert_eq!(payloads(&packets), alone(3, &[0, 0, 0]));
+}
+
+#[test]
+fn a_replay_of_seed_and_events_is_bit_equal() {
+    let run = || {
+        let engine = start(stages());
+        let stream = open(&engine, 11);
+        stream.handle.viewers(1, 0);
+        stream.handle.apply(Control::Pause).unwrap();
+        let mut packets = take(&stream, stream.handle.apply(Control::Label(0)).unwrap() * FRAMES_PER_BLOCK);
+        assert_eq!(stream.handle.apply(Control::Restart { seed: Some(11) }), Ok(0));
+        packets.clear();
+        packets.extend(steps(&stream, 2));
+        assert_eq!(stream.handle.apply(Control::Label(2)), Ok(2));
+        packets.extend(steps(&stream, 3));
+        (payloads(&packets), packets.iter().map(|packet| packet.label).collect::<Vec<_>>())
+    };
+    let (first, labels) = run();
+    assert_eq!(labels, [0, 0, 0, 0, 2, 2, 2, 2, 2, 2]);
+    assert_eq!(run().0, first);
+    assert_eq!(first, alone(11, &[0, 0, 2, 2, 2]));
+}
+
+#[test]
+fn a_stream_beside_others_is_the_stream_alone() {
+    let engine = start(stages());
+    let streams: Vec<Stream> = (0..3).map(|seed| open(&engine, seed)).collect();
+    for stream in &streams {
+        stream.handle.viewers(1, 0);
+    }
+    for (stream, seed) in streams.iter().zip(0..) {
+        let packets: Vec<Packet> = take(stream, 8);
+        let last = packets.last().unwrap().block as usize;
+        let expected = alone(seed, &vec![0; last + 1]);
+        for packet in packets {
+            assert_eq!(
+                packet.payload, expected[packet.frame as usize],
+                "seed {seed}, frame {}",
+                packet.frame
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_is_made_while_nobody_looks_or_while_paused() {
+    let engine = start(stages());
+    let stream = open(&engine, 0);
+    let index = |stream: &Stream| stream.handle.apply(Control::Label(1)).unwrap();
+    assert_eq!([index(&stream), index(&stream), index(&stream)], [0; 3], "nobody looks");
+    stream.handle.viewers(1, 0);
+    take(&stream, 4);
+    let paused_at = stream.handle.apply(Control::Pause).unwrap();
+    assert!(wait(&stream, |state| state.paused).block >= 2);
+    assert_eq!([index(&stream), index(&stream), index(&stream)], [paused_at; 3], "paused");
+    stream.handle.apply(Control::Resume).unwrap();
+    wait(&stream, |state| state.block > paused_at);
+    stream.handle.viewers(0, 0);
+    let rested_at = index(&stream);
+    assert_eq!([index(&stream), index(&stream)], [rested_at; 2], "nobody looks any more");
+}
+
+#[test]
+fn single_steps_make_single_blocks() {
+    let engine = start(stages());
+    let stream = open(&engine, 4);
+    stream.handle.viewers(1, 0);
+    stream.handle.apply(Control::Pause).unwrap();
+    let before = stream.handle.apply(Control::Restart { seed: Some(4) }).unwrap();
+    assert_eq!(before, 0);
+    for block in 0..3 {
+        assert_eq!(stream.handle.apply(Control::Step), Ok(block));
+        assert_eq!(take(&stream, 2).iter().map(|p| p.block).collect::<Vec<_>>(), [block; 2]);
+    }
+    assert!(wait(&stream, |state| state.block == 3).paused);
+}
+
+#[test]
+fn a_restart_opens_a_generation_with_a_keyframe() {
+    let engine = start(stages());
+    let stream = open(&engine, 7);
+    stream.handle.viewers(1, 0);
+    take(&stream, 2);
+    assert_eq!(stream.handle.apply(Control::Restart { seed: Some(8) }), Ok(0));
+    let first = loop {
+        let packet = stream.packets.recv().unwrap().item;
+        if packet.generation == 1 {
+            break packet;
+        }
+    };
+    assert_eq!((first.frame, first.pts, first.block, first.keyframe), (0, 0, 0, true));
+    assert_eq!(first.payload, alone(8, &[0])[0]);
+    let state = wait(&stream, |state| state.generation == 1);
+    assert_eq!(state.seed, 8);
+    stream.handle.apply(Control::Restart { seed: None }).unwrap();
+    assert_eq!(wait(&stream, |state| state.generation == 2).seed, 9);
+}
+
+#[test]
+fn a_continued_clip_opens_with_its_own_pixels() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    stream.handle.viewers(1, 0);
+    stream.handle.apply(Control::Pause).unwrap();
+    let clip: Vec<Frame> = (0..7).map(|index| picture(40 + index)).collect();
+    assert_eq!(stream.handle.apply(Control::Continue { frames: clip.clone() }), Ok(0));
+    let opening: Vec<Packet> = std::iter::repeat_with(|| stream.packets.recv().unwrap().item)
+        .skip_while(|packet| packet.generation == 0)
+        .take(4)
+        .collect();
+    for (packet, frame) in opening.iter().zip(0..) {
+        assert_eq!((packet.frame, packet.block, packet.injected), (frame, frame / 2, true));
+        assert_eq!(packet.payload, clip[3 + frame as usize].rgb(), "the last two blocks of seven frames");
+    }
+    assert!(opening[0].keyframe);
+    let generated = steps(&stream, 1);
+    assert_eq!((generated[0].block, generated[0].frame, generated[0].injected), (2, 4, false));
+
+    let world = world();
+    let sampling = Sampling { steps: 2, ..world.meta.sampling };
+    let mut session = Session::new(&world, Settings { sampling, ..Settings::of(&world, 1) }).unwrap();
+    session.prime(&world, &read(&clip[3..]).unwrap(), 0).unwrap();
+    let block = session.step(&world, &StepInput { label: 0, inject: None }).unwrap();
+    assert_eq!(generated[1].payload, show(&block.latents).unwrap()[1].rgb());
+}
+
+#[test]
+fn injected_frames_lead_the_next_block() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    stream.handle.viewers(1, 0);
+    stream.handle.apply(Control::Pause).unwrap();
+    stream.handle.apply(Control::Restart { seed: None }).unwrap();
+    assert_eq!(stream.handle.apply(Control::Inject { frames: vec![picture(51)] }), Ok(0));
+    let packets = steps(&stream, 2);
+    assert_eq!(packets.iter().map(|p| p.injected).collect::<Vec<_>>(), [true, false, false, false]);
+    assert_eq!(packets[0].payload, show(&read(&[picture(51)]).unwrap()).unwrap()[0].rgb());
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    let refused = |control| stream.handle.apply(control).unwrap_err();
+    assert_eq!(refused(Control::Label(9)).code, "bad_input");
+    assert_eq!(refused(Control::Label(-1)).code, "bad_input");
+    assert_eq!(
+        refused(Control::Continue { frames: vec![picture(1)] }).message,
+        "a clip of 1 frames: at least 2 are needed"
+    );
+    let large = Frame::new(Size { width: 4, height: 2 }, vec![0; 24]).unwrap();
+    assert_eq!(refused(Control::Inject { frames: vec![large.clone()] }).code, "bad_input");
+    assert_eq!(refused(Control::Continue { frames: vec![large; 2] }).code, "bad_input");
+    assert_eq!(refused(Control::Inject { frames: vec![picture(1); 3] }).message, "3 frames for a block of 2");
+    let steps = Sampling { steps: 0, ..world().meta.sampling };
+    stream.handle.apply(Control::Sampling(steps)).unwrap_err();
+    stream.handle.viewers(1, 0);
+    assert_eq!(payloads(&take(&stream, 4)), alone(1, &[0, 0]));
+}
+
+#[test]
+fn jpeg_is_made_for_those_who_want_it() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    stream.handle.viewers(0, 1);
+    let packets = take(&stream, 3);
+    assert!(
+        packets.iter().all(|p| p.kind == PacketKind::Jpeg && p.keyframe && p.payload[..2] == [0xff, 0xd8])
+    );
+    stream.handle.viewers(1, 1);
+    let first_h264 = loop {
+        let packet = stream.packets.recv().unwrap().item;
+        if packet.kind == PacketKind::H264 {
+            break packet;
+        }
+    };
+    assert!(first_h264.keyframe, "nothing before it was encoded");
+}
+
+#[test]
+fn a_keyframe_is_published_at_once_even_while_paused() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    stream.handle.viewers(1, 0);
+    stream.handle.apply(Control::Step).unwrap();
+    let made = stream.handle.apply(Control::Pause).unwrap() * FRAMES_PER_BLOCK;
+    let newest = take(&stream, made).pop().unwrap();
+    assert!(!newest.keyframe);
+    stream.handle.request_keyframe();
+    let again = stream.packets.recv().unwrap().item;
+    assert_eq!(again, Packet { keyframe: true, ..newest });
+}
+
+/// Fails the calls whose numbers are listed, counted from one.
+fn failing<T>(
+    calls: &'static [usize],
+    mut work: impl FnMut() -> Result<T>,
+    counter: &AtomicUsize,
+) -> Result<T> {
+    let call = counter.fetch_add(1, Ordering::Relaxed) + 1;
+    if calls.contains(&call) { Err(Error::Input(format!("fault in call {call}"))) } else { work() }
+}
+
+#[test]
+fn a_failed_step_changes_nothing_and_the_stream_goes_on() {
+    let calls = AtomicUsize::new(0);
+    let step_batch: StepBatch = Box::new(move |world, batch| match calls.fetch_add(1, Ordering::Relaxed) {
+        2 => batch.iter().map(|_| Err(Error::Diverged { block: 2 })).collect(),
+        _ => engine::step_batch(world, batch),
+    });
+    let engine = start(Stages { step_batch, ..stages() });
+    let stream = open(&engine, 6);
+    stream.handle.viewers(1, 0);
+    let packets = take(&stream, 8);
+    assert_eq!(payloads(&packets), alone(6, &[0; 4]));
+    assert_eq!(packets.iter().map(|packet| packet.frame).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    let state = wait(&stream, |state| state.block >= 4);
+    assert_eq!(state.failures, 1);
+    assert!(state.failure.unwrap().starts_with("generate: block 2 is not finite"));
+}
+
+#[test]
+fn steps_that_keep_failing_pause_the_stream() {
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let switch = broken.clone();
+    let step_batch: StepBatch = Box::new(move |world, batch| match switch.load(Ordering::Relaxed) {
+        true => batch.iter().map(|_| Err(Error::Diverged { block: 0 })).collect(),
+        false => engine::step_batch(world, batch),
+    });
+    let engine = start(Stages { step_batch, ..stages() });
+    let stream = open(&engine, 6);
+    stream.handle.viewers(1, 0);
+    let state = wait(&stream, |state| state.paused);
+    assert_eq!((state.failures, state.block), (3, 0));
+    broken.store(false, Ordering::Relaxed);
+    assert_eq!(stream.handle.apply(Control::Resume), Ok(0));
+    assert_eq!(payloads(&take(&stream, 2)), alone(6, &[0]));
+}
+
+#[test]
+fn a_block_that_cannot_be_decoded_is_lost_and_the_next_begins_with_a_keyframe() {
+    let calls = AtomicUsize::new(0);
+    // The first call is the warm-up, so this is the second block.
+    let decode: Decode = Box::new(move |latents| failing(&[3], || show(latents), &calls));
+    let engine = start(Stages { decode, ..stages() });
+    let stream = open(&engine, 6);
+    stream.handle.viewers(1, 0);
+    let packets = take(&stream, 6);
+    assert_eq!(packets.iter().map(|p| p.frame).collect::<Vec<_>>(), [0, 1, 4, 5, 6, 7]);
+    assert_eq!(
+        packets.iter().map(|p| p.keyframe).collect::<Vec<_>>(),
+        [true, false, true, false, false, false]
+    );
+    let expected = alone(6, &[0; 4]);
+    assert!(packets.iter().all(|packet| packet.payload == expected[packet.frame as usize]));
+    assert_eq!(wait(&stream, |state| state.failures == 1).failure.unwrap(), "decode: fault in call 3");
+}
+
+#[test]
+fn an_encoder_that_fails_is_opened_anew() {
+    let (calls, opened) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let openings = opened.clone();
+    let open: OpenH264 = Box::new(move || {
+        openings.fetch_add(1, Ordering::Relaxed);
+        let calls = calls.clone();
+        Ok(Box::new(move |frame: &Frame, keyframe| {
+            failing(&[2], || Ok((frame.rgb().to_vec(), keyframe)), &calls)
+        }) as EncodeH264)
+    });
+    let engine = start(stages());
+    let stream = engine.open_with(&config(&engine, 6), None, Some(open)).unwrap();
+    stream.handle.viewers(1, 0);
+    let packets = take(&stream, 3);
+    assert_eq!(
+        packets.iter().map(|p| (p.frame, p.keyframe)).collect::<Vec<_>>(),
+        [(0, true), (2, true), (3, false)]
+    );
+    assert_eq!(wait(&stream, |state| state.failures == 1).failure.unwrap(), "encode: fault in call 2");
+    assert_eq!(opened.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn an_encoder_that_does_not_open_refuses_the_stream() {
+    let engine = start(stages());
+    let open: OpenH264 = Box::new(|| Err(Error::Input("no encoder".to_owned())));
+    let error = engine.open_with(&config(&engine, 0), None, Some(open)).err().unwrap();
+    assert_eq!(error.to_string(), "no encoder");
+    open_and_show(&engine);
+}
+
+fn open_and_show(engine: &Engine) {
+    let stream = open(engine, 0);
+    stream.handle.viewers(1, 0);
+    take(&stream, 2);
+}
+
+#[test]
+fn a_closed_stream_gives_its_place_back() {
+    let engine = start(stages());
+    let mut streams: Vec<Stream> = (0..crate::MAX_STREAMS as u64).map(|seed| open(&engine, seed)).collect();
+    let full = engine.open_with(&config(&engine, 0), None, plain()).err().unwrap();
+    assert_eq!(full.to_string(), "all 16 streams are taken");
+    let Stream { handle, packets, .. } = streams.remove(0);
+    drop(handle);
+    assert_eq!(packets.recv(), None, "nothing was made, and the end is told");
+    open_and_show(&engine);
+}
+
+#[test]
+fn the_threads_are_joined_when_the_last_handle_goes() {
+    let alive = Arc::new(Mutex::new(()));
+    let held = alive.clone();
+    let decode: Decode = Box::new(move |latents| {
+        let _held = &held;
+        show(latents)
+    });
+    let held = alive.clone();
+    let step_batch: StepBatch = Box::new(move |world, batch| {
+        let _held = &held;
+        engine::step_batch(world, batch)
+    });
+    let engine = start(Stages { decode, step_batch, ..stages() });
+    let stream = open(&engine, 0);
+    stream.handle.viewers(1, 0);
+    take(&stream, 2);
+    drop(engine);
+    take(&stream, 2);
+    assert_eq!(Arc::strong_count(&alive), 3);
+    drop(stream);
+    assert_eq!(Arc::strong_count(&alive), 1, "both threads have ended and dropped what they ran");
+}
+
+#[test]
+fn worlds_that_cannot_stream_are_refused() {
+    let world = world();
+    assert_eq!(world.default_window(), (2, WindowMode::Windowed));
+    let engine = start(stages());
+    let bad = StreamConfig { frames_per_second: f64::NAN, ..config(&engine, 0) };
+    assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
+    let bad = StreamConfig { label: 7, ..config(&engine, 0) };
+    assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
+}
