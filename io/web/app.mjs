@@ -38,7 +38,7 @@ const timeline = new Timeline(element("timeline"), element("timeline-text"));
 const controls = new Controls((...request) => connection.send(...request));
 const scheme = location.protocol === "https:" ? "wss" : "ws";
 const connection = new Connection(`${scheme}://${location.host}/ws`, {
-  connecting: () => setState("connecting"),
+  connecting: () => (stats.connects ? setState("lost", "Trying now") : setState("connecting")),
   hello,
   packet: (packet) => player?.push(packet),
   state: follow,
@@ -96,9 +96,8 @@ function drawn(header) {
   lastDrawn = performance.now();
   decodeErrors = 0;
   const name = info.labels[header.label]?.name ?? `label ${header.label}`;
-  element("label").textContent = header.injected && !header.generated ? "from the clip" : name;
+  element("label").textContent = header.injected ? "from the clip" : name;
   element("showing").style.setProperty("--colour", labelColour(header.label));
-  element("clip-mark").hidden = !header.injected;
   element("block").textContent = header.block;
   timeline.show(header);
   controls.shown(header);

@@ -204,6 +204,19 @@ async fn a_connection_that_sends_no_request_is_closed() {
     stream.read_to_end(&mut rest).await.unwrap();
 }
 
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_the_next_request_and_then_closed() {
+    let config = ServerConfig { header_deadline: Duration::from_millis(200), ..ServerConfig::default() };
+    let served = Served::start(config).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", served.address);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+    assert!(!answers.to_ascii_lowercase().contains("connection: close"), "{answers}");
+}
+
 struct Idle;
 
 impl WorldSource for Idle {
