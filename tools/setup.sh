@@ -14,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly TORCH_VERSION=2.11.0 # tch =0.24.0 accepts no other
 readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/acdit-world
+readonly NVRTC=$CACHE/nvrtc-13.0
 readonly BUILD_PACKAGES=(
     ca-certificates ffmpeg g++ libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev libclang-dev
     libswresample-dev libswscale-dev make pkg-config)
@@ -25,7 +26,9 @@ main() {
     local goal=${1:-build}
     case $goal in build | test | bench | audit) ;; *) die "no goal '$goal': build, test, bench or audit" ;; esac
     need_rust
-    need_packages "${BUILD_PACKAGES[@]}"
+    local packages=("${BUILD_PACKAGES[@]}")
+    if [ "$goal" = test ]; then mapfile -t -O ${#packages[@]} packages < <(test_packages); fi
+    need_packages "${packages[@]}"
     mkdir -p "$CACHE"
     exec {lock}>"$CACHE/.lock" # two makes at once: the second waits, and finds the work done
     flock "$lock"
@@ -37,6 +40,7 @@ main() {
     case $goal in
         test) prepare_tests ;;
         bench) prepare_benches ;;
+        audit) [ ! -e "$NVRTC" ] || find_nvrtc ;;
     esac
 }
 
@@ -194,17 +198,24 @@ rustdocflags = $flags"
 
 # ---- tests ----
 
+# Node and npm often come from elsewhere than Debian.
+test_packages() {
+    echo chromium
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
+}
+
 prepare_tests() {
-    local nvrtc=$CACHE/nvrtc-13.0
-    command -v chromium >/dev/null || need_packages chromium
-    command -v node >/dev/null || need_packages nodejs
-    command -v npm >/dev/null || need_packages npm
-    if [ "$(uname -m)" = x86_64 ] && ! whole "$nvrtc"; then
-        unpack "$nvrtc" tools/nvrtc.txt nvidia/cu13/include/=include/ \
-            nvidia/cu13/lib/libnvrtc.so=lib/libnvrtc.so nvidia/cu13/lib/libnvrtc-builtins.so=lib/libnvrtc-builtins.so
-        seal "$nvrtc"
-    fi
+    if [ "$(uname -m)" = x86_64 ]; then find_nvrtc; fi
     install_node_modules tests/browser
+}
+
+# The runtime looks for it in this place.
+find_nvrtc() {
+    ! whole "$NVRTC" || return 0
+    unpack "$NVRTC" tools/nvrtc.txt nvidia/cu13/lib/libnvrtc.so=lib/libnvrtc.so \
+        nvidia/cu13/lib/libnvrtc-builtins.so=lib/libnvrtc-builtins.so
+    seal "$NVRTC"
 }
 
 # npm ci empties node_modules first, so the copy of the lock file, made last, says that all of it arrived.
