@@ -87,7 +87,7 @@ pub enum Error {
         /// The path, or what stands for one.
         clip: String,
     },
-    /// A clip beyond one of the limits of [`video::Limits`](crate::video::Limits).
+    /// A clip beyond one of the limits of `video::Limits`.
     #[error("{clip}: {found}, the limit is {limit}")]
     ClipTooLarge {
         /// The path, or what stands for one.

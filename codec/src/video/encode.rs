@@ -19,7 +19,7 @@ pub struct EncoderConfig {
     pub keyframe_interval: u32,
     /// x264's constant rate factor, 0 (lossless) to 51; 18 is hard to tell from the source.
     pub quality: u8,
-    /// Bits per second that no second of the stream exceeds, whatever `quality` asks.
+    /// Bits per second for a link that buffers one second: quality gives way before the stream outruns it.
     pub max_bits_per_second: u32,
 }
 
