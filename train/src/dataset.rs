@@ -1,0 +1,228 @@
+//! What there is to learn from: clips whose blocks carry labels, from the procedural world or from files.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use acdit_codec::vae::VaeEncoder;
+use acdit_codec::{Frame, Size};
+use acdit_runtime::{Label, WorldMeta};
+
+use crate::gravity;
+use crate::ucf101::{Entry, Split, Ucf101};
+use crate::vae_loop::VaeFrames;
+use crate::{Error, LatentBank};
+
+/// Seeds of held-out material are counted from here, far from those that training can reach.
+const HELD_OUT_SEED: u64 = 1 << 40;
+/// Nominal rate of UCF-101, in frames per second; its clips have 25 or 29.97.
+const UCF101_RATE: f64 = 25.0;
+
+/// Where clips come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// The procedural world.
+    Gravity,
+    /// The folders and lists of UCF-101.
+    Ucf101(Ucf101),
+}
+
+/// Clips of one size and rate.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Where they come from.
+    pub source: Source,
+    /// Size of every frame in pixels.
+    pub size: Size,
+    /// Every how many frames of a clip one is taken; the procedural world knows only 1.
+    pub frame_interval: u32,
+    /// Seed of procedural clips.
+    pub seed: u64,
+}
+
+/// What [`Dataset::bank`] is to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct BankSize {
+    /// Clips at most; files in the order of their list.
+    pub clips: usize,
+    /// Blocks of a procedural clip, and the fewest that a file must have.
+    pub blocks: usize,
+    /// Frames per block.
+    pub frames_per_block: usize,
+}
+
+/// A clip that was left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.reason)
+    }
+}
+
+impl Dataset {
+    /// What `world.json` says of a world trained on these clips.
+    pub fn meta(&self) -> WorldMeta {
+        let named = |name: &str, key: Option<&str>| Label { name: name.into(), key: key.map(Into::into) };
+        let (name, labels, rate) = match &self.source {
+            Source::Gravity => {
+                let labels = gravity::LABELS.iter().map(|label| named(label.name, Some(label.key)));
+                ("gravity", labels.collect(), gravity::FRAMES_PER_SECOND)
+            }
+            Source::Ucf101(ucf) => {
+                let labels = ucf.classes().iter().map(|class| named(class, None)).collect();
+                ("ucf101", labels, UCF101_RATE / f64::from(self.frame_interval))
+            }
+        };
+        WorldMeta { name: name.into(), labels, fps: rate, sampling: Default::default() }
+    }
+
+    /// Encodes clips; `progress` is told how many are done. Files that cannot be used come back beside the bank.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for a block length or interval that the procedural world does not have; [`Error::Dataset`] if
+    /// no clip could be used; [`Error::Codec`] if the VAE does not fit the frames.
+    pub fn bank(
+        &self,
+        encoder: &VaeEncoder,
+        size: BankSize,
+        mut progress: impl FnMut(usize),
+    ) -> Result<(LatentBank, Vec<Skipped>), Error> {
+        let mut bank = LatentBank::new(size.frames_per_block as i64);
+        let mut skipped = Vec::new();
+        match &self.source {
+            Source::Gravity => {
+                self.check_gravity(size.frames_per_block)?;
+                for index in 0..size.clips {
+                    let seed = self.seed.wrapping_add(index as u64);
+                    let (frames, labels) = gravity::trajectory(seed, size.blocks, self.size)?;
+                    let labels: Vec<i64> = labels.into_iter().map(|label| label as i64).collect();
+                    bank.push(encoder, &frames, &labels)?;
+                    progress(bank.len());
+                }
+            }
+            Source::Ucf101(ucf) => {
+                for entry in ucf.entries(Split::Train) {
+                    if bank.len() == size.clips {
+                        break;
+                    }
+                    match self.decode(entry, size.blocks * size.frames_per_block) {
+                        Ok(frames) => {
+                            let labels = vec![entry.label as i64; frames.len() / size.frames_per_block];
+                            bank.push(encoder, &frames, &labels)?;
+                            progress(bank.len());
+                        }
+                        Err(reason) => skipped.push(Skipped { path: entry.path.clone(), reason }),
+                    }
+                }
+            }
+        }
+        if bank.is_empty() {
+            return Err(nothing_usable(&skipped));
+        }
+        Ok((bank, skipped))
+    }
+
+    /// Single frames for the VAE: about `training` of them, and `held_out` of clips that training never sees. Files that
+    /// cannot be used come back beside them.
+    ///
+    /// # Errors
+    /// As [`Dataset::bank`].
+    pub fn vae_frames(&self, training: usize, held_out: usize) -> Result<(VaeFrames, Vec<Skipped>), Error> {
+        match &self.source {
+            Source::Gravity => {
+                self.check_gravity(gravity::FRAMES_PER_BLOCK)?;
+                let training = self.gravity_frames(self.seed, training)?;
+                let held_out = self.gravity_frames(self.seed.wrapping_add(HELD_OUT_SEED), held_out)?;
+                Ok((VaeFrames { training, held_out }, Vec::new()))
+            }
+            Source::Ucf101(ucf) => {
+                let mut skipped = Vec::new();
+                let training = self.file_frames(ucf.entries(Split::Train), training, &mut skipped)?;
+                let held_out = self.file_frames(ucf.entries(Split::Test), held_out, &mut skipped)?;
+                Ok((VaeFrames { training, held_out }, skipped))
+            }
+        }
+    }
+
+    /// One frame per trajectory, so that frames are independent.
+    fn gravity_frames(&self, seed: u64, count: usize) -> Result<Vec<Frame>, Error> {
+        let seeds = (0..count as u64).map(|index| seed.wrapping_add(index));
+        seeds.map(|seed| Ok(gravity::render(gravity::World::new(seed).state(), self.size)?)).collect()
+    }
+
+    /// Frames spread evenly over the usable files and over each file's length.
+    fn file_frames(
+        &self,
+        entries: &[Entry],
+        count: usize,
+        skipped: &mut Vec<Skipped>,
+    ) -> Result<Vec<Frame>, Error> {
+        let present: Vec<&Entry> = entries.iter().filter(|entry| entry.path.is_file()).collect();
+        let (clips, per_clip) = match present.len() {
+            0 => return Err(nothing_usable(&absent(entries))),
+            have if have >= count => (count, 1),
+            have => (have, count.div_ceil(have)),
+        };
+        let mut frames = Vec::with_capacity(count);
+        for entry in present.iter().step_by((present.len() / clips.max(1)).max(1)) {
+            match self.decode(entry, 1) {
+                Ok(clip) => frames.extend(clip.iter().step_by(clip.len().div_ceil(per_clip)).cloned()),
+                Err(reason) => skipped.push(Skipped { path: entry.path.clone(), reason }),
+            }
+        }
+        if frames.is_empty() { Err(nothing_usable(skipped)) } else { Ok(frames) }
+    }
+
+    fn check_gravity(&self, frames_per_block: usize) -> Result<(), Error> {
+        if (frames_per_block, self.frame_interval) != (gravity::FRAMES_PER_BLOCK, 1) {
+            return Err(Error::Options(format!(
+                "gravity has {} frames per block and a frame interval of 1, not {frames_per_block} and {}",
+                gravity::FRAMES_PER_BLOCK,
+                self.frame_interval
+            )));
+        }
+        Ok(())
+    }
+
+    /// All frames of a file at the wanted size and interval, or why it cannot be used.
+    #[cfg(feature = "video")]
+    fn decode(&self, entry: &Entry, fewest: usize) -> Result<Vec<Frame>, String> {
+        use acdit_codec::video::{DecodeOptions, Limits, decode, probe};
+
+        let limits = Limits::FILE;
+        let rate = probe(&entry.path, &limits).map_err(|e| e.to_string())?.frames_per_second;
+        let options = DecodeOptions {
+            size: self.size,
+            frames_per_second: rate.unwrap_or(UCF101_RATE) / f64::from(self.frame_interval.max(1)),
+            limits,
+        };
+        let frames = decode(&entry.path, &options).map_err(|e| e.to_string())?.frames;
+        if frames.len() < fewest {
+            return Err(format!("{} frames at this interval, {fewest} needed", frames.len()));
+        }
+        Ok(frames)
+    }
+
+    #[cfg(not(feature = "video"))]
+    fn decode(&self, _entry: &Entry, _fewest: usize) -> Result<Vec<Frame>, String> {
+        Err("this build cannot read video (feature `video`)".into())
+    }
+}
+
+fn absent(entries: &[Entry]) -> Vec<Skipped> {
+    let reason = || "no such file".to_owned();
+    entries.iter().map(|entry| Skipped { path: entry.path.clone(), reason: reason() }).collect()
+}
+
+fn nothing_usable(skipped: &[Skipped]) -> Error {
+    Error::Dataset(match skipped.first() {
+        Some(first) => format!("none of {} listed clips can be used; the first: {first}", skipped.len()),
+        None => "no clips asked for".into(),
+    })
+}

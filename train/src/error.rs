@@ -1,0 +1,63 @@
+//! What can go wrong between a dataset and a weights folder.
+
+use std::path::PathBuf;
+
+/// Errors of this crate. Messages are one line and name the path or the value.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Options that contradict one another or the data.
+    #[error("{0}")]
+    Options(String),
+    /// The dataset is absent or not laid out as expected.
+    #[error("{0}")]
+    Dataset(String),
+    /// The loss or a gradient stopped being a finite number: nothing was saved from this step.
+    #[error("training diverged at step {step}: the gradient norm is {norm}")]
+    Diverged {
+        /// Optimiser steps done before.
+        step: u64,
+        /// Global gradient norm.
+        norm: f64,
+    },
+    /// A checkpoint that is damaged or belongs to another run.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Frames, latents or a clip.
+    #[error(transparent)]
+    Codec(#[from] acdit_codec::Error),
+    /// The network or a weight file.
+    #[error(transparent)]
+    Model(#[from] acdit_model::Error),
+    /// A session of the weights in training.
+    #[error(transparent)]
+    Runtime(#[from] acdit_runtime::Error),
+    /// libtorch refused an operation.
+    #[error("tensor operation failed: {}", first_line(.0))]
+    Torch(#[from] tch::TchError),
+}
+
+impl Error {
+    /// An [`Error::Io`] for `path`.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+}
+
+/// libtorch appends a backtrace with addresses.
+fn first_line(error: &tch::TchError) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
