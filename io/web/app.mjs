@@ -108,7 +108,7 @@ function drawn(header) {
 function decodeFailed(error) {
   console.warn("decoding:", error.message);
   decodeErrors++;
-  connection.connect();
+  connection.reconnect();
 }
 
 function stop() {

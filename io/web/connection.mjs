@@ -45,6 +45,11 @@ export class Connection {
     socket.onclose = current((event) => this.#closed(event));
   }
 
+  /** Starts over after the first wait: what came could not be used. */
+  reconnect() {
+    this.#closed({ code: 1006 });
+  }
+
   /** Sends a request. `answers` may have `received()`, `applied(block)` and `refused({ code, message })`. */
   send(type, fields = {}, answers = {}) {
     if (this.#socket?.readyState !== WebSocket.OPEN) {
@@ -100,7 +105,7 @@ export class Connection {
   }
 
   #beat() {
-    if (performance.now() - this.#heard > SILENCE_LIMIT) this.#closed({ code: 1006 });
+    if (performance.now() - this.#heard > SILENCE_LIMIT) this.reconnect();
     else if (this.#socket?.readyState === WebSocket.OPEN) this.send("ping");
   }
 

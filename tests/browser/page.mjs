@@ -110,6 +110,21 @@ async function distinctPictures(page, count) {
   await until(page, `${count} different pictures were drawn`, (count) => __pictures.size >= count, count);
 }
 
+/** Runs in the page: a VideoDecoder that accepts everything and decodes nothing. */
+function breakDecoder() {
+  const { isConfigSupported } = globalThis.VideoDecoder;
+  globalThis.VideoDecoder = class {
+    static isConfigSupported = isConfigSupported;
+    state = "configured";
+    decodeQueueSize = 0;
+    constructor({ error }) {
+      this.decode = () => error(new Error("a decoder made to fail"));
+    }
+    configure() {}
+    close() {}
+  };
+}
+
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
 let server = await startServer();
 try {
@@ -172,6 +187,11 @@ try {
   await until(plain.page, "without WebCodecs the stream is live as JPEG", () => __acdit.state === "live" && __acdit.kind === "jpeg");
   await distinctPictures(plain.page, 8);
   assert.deepEqual(plain.faults, []);
+  await plain.page.close();
+
+  const broken = await openPage(browser, { init: breakDecoder });
+  await until(broken.page, "a decoder that fails is replaced by JPEG", () => __acdit.state === "live" && __acdit.kind === "jpeg");
+  assert.deepEqual(broken.faults, []);
 } finally {
   await browser.close();
   server.kill("SIGKILL");
