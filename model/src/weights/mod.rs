@@ -1,4 +1,7 @@
-//! Weight files: safetensors in and out.
+//! Weight files: safetensors in and out, published `.pt` checkpoints in.
+
+mod import;
+pub mod pt;
 
 use std::collections::BTreeMap;
 use std::path::Path;
