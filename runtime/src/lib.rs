@@ -1,6 +1,7 @@
 //! Sessions over a rolling window of clean blocks, the engine thread that owns the weights, and the pipeline that turns
 //! blocks into packets.
 
+pub mod bench;
 mod control;
 pub mod device;
 mod engine;
@@ -25,6 +26,6 @@ pub use render::{Rendered, render};
 pub use ring::{Consumer, Empty, Producer, Received, ring};
 pub use session::{Block, Candidate, Session, Settings, StepInput};
 pub use stats::Timings;
-pub use stream::{Engine, Stream, StreamConfig, StreamHandle, frame_size};
+pub use stream::{EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
 pub use window::{Reader, Window, WindowMode};
 pub use world::{Label, Sampling, World, WorldFolder, WorldMeta};

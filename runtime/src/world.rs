@@ -1,11 +1,12 @@
 //! A learned world: one weights folder, loaded.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use acdit_model::diffusion::{Prediction, Schedule, SchedulerConfig, SolverKind};
-use acdit_model::{Acdit, Config, Error as ModelError, Patcher};
+use acdit_model::{Acdit, Config, Error as ModelError, Patcher, weights};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, WindowMode};
 
@@ -141,4 +142,75 @@ impl World {
             None => ((config.training_blocks() - 1).max(1) as usize, WindowMode::Recompute),
         }
     }
+}
+
+/// All that a weights folder holds.
+#[derive(Debug)]
+pub struct WorldFolder<'a> {
+    /// The network's sizes.
+    pub config: &'a Config,
+    /// The network's parameters, by their published names.
+    pub tensors: &'a BTreeMap<String, Tensor>,
+    /// Type in which they are stored.
+    pub kind: Kind,
+    /// The diffusion process.
+    pub scheduler: &'a SchedulerConfig,
+    /// Names, keys, frame rate.
+    pub meta: &'a WorldMeta,
+    /// A VAE folder to copy in, if there is one.
+    pub vae: Option<&'a Path>,
+}
+
+impl WorldFolder<'_> {
+    /// Writes the folder in Hugging Face layout. Files appear whole; `model_index.json` comes last, so a folder that has
+    /// it is complete.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for files that cannot be written or copied.
+    pub fn write(&self, folder: &Path) -> Result<(), Error> {
+        let transformer = folder.join("transformer");
+        create_dir(&transformer)?;
+        weights::write(&transformer.join("diffusion_pytorch_model.safetensors"), self.tensors, self.kind)?;
+        write_json(&transformer.join("config.json"), self.config)?;
+        let scheduler = folder.join("scheduler");
+        create_dir(&scheduler)?;
+        write_json(&scheduler.join("scheduler_config.json"), self.scheduler)?;
+        write_json(&folder.join("world.json"), self.meta)?;
+        let mut index = serde_json::json!({
+            "_class_name": "AcditPipeline",
+            "transformer": ["acdit_world", "AcditTransformer"],
+            "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        });
+        if let Some(vae) = self.vae {
+            let target = folder.join("vae");
+            create_dir(&target)?;
+            for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+                copy(&vae.join(name), &target.join(name))?;
+            }
+            let class = acdit_codec::vae::Config::load(&target)?.class_name();
+            index["vae"] = serde_json::json!(["diffusers", class]);
+        }
+        write_json(&folder.join("model_index.json"), &index)
+    }
+}
+
+fn create_dir(path: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(path).map_err(|e| ModelError::io(path, e).into())
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::WorldFile { path: path.into(), detail: e.to_string() })?;
+    let partial = path.with_extension("partial");
+    let written = std::fs::write(&partial, text + "\n").and_then(|()| std::fs::rename(&partial, path));
+    written.map_err(|e| ModelError::io(path, e).into())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    if from.canonicalize().ok() == to.canonicalize().ok() && to.exists() {
+        return Ok(());
+    }
+    let partial = to.with_extension("partial");
+    let copied = std::fs::copy(from, &partial).and_then(|_| std::fs::rename(&partial, to));
+    copied.map_err(|e| ModelError::io(from, e).into())
 }

@@ -5,7 +5,8 @@
 //! that neighbouring latents decode alike and the denoiser's errors stay small in the picture. Pixels that differ from
 //! the average picture weigh more: in a world of small things on a large background they would otherwise hardly count.
 //!
-//! All randomness of a step follows from (seed, step), so a resumed run repeats the uninterrupted one.
+//! All randomness of a step follows from (seed, step), so a resumed run repeats the uninterrupted one. libtorch's generator
+//! belongs to the process: a second training beside it would disturb both.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,146 @@
+//! UCF-101's layout around clips made by ffmpeg: what is read, in which order, and what is left out.
+#![cfg(feature = "video")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use acdit_codec::Size;
+use acdit_codec::vae::{Config, Vae, tiny};
+use acdit_train::dataset::{BankSize, Dataset, Source};
+use acdit_train::ucf101::Ucf101;
+use tch::{Device, Kind, Tensor, nn};
+
+/// A clip like the dataset's own: 320×240 MPEG-4 in AVI at 25 frames per second.
+fn film(path: &Path, source: &str, frames: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let source = format!("{source}=size=320x240:rate=25");
+    let status = Command::new("ffmpeg")
+        .args(["-v", "error", "-f", "lavfi", "-i", &source, "-frames:v", &frames.to_string()])
+        .args(["-c:v", "mpeg4", "-vtag", "xvid", "-q:v", "3", "-y"])
+        .arg(path)
+        .status()
+        .expect("ffmpeg is installed");
+    assert!(status.success());
+}
+
+/// Three classes whose order is not the alphabet's; usable, short, damaged and missing clips.
+fn dataset(folder: &Path) -> Dataset {
+    let clip = |name: &str| folder.join("UCF-101").join(name);
+    film(&clip("Hammering/v_Hammering_g08_c01.avi"), "testsrc", 24);
+    film(&clip("HandstandPushups/v_HandStandPushups_g08_c01.avi"), "smptebars", 33);
+    film(&clip("HandstandPushups/v_HandStandPushups_g01_c01.avi"), "smptebars", 8);
+    film(&clip("HammerThrow/v_HammerThrow_g08_c01.avi"), "testsrc", 7);
+    fs::write(clip("HammerThrow/v_HammerThrow_g08_c02.avi"), "not a video").unwrap();
+    let splits = folder.join("ucfTrainTestlist");
+    fs::create_dir(&splits).unwrap();
+    let write =
+        |name: &str, lines: &[&str]| fs::write(splits.join(name), lines.join("\r\n") + "\r\n").unwrap();
+    write("classInd.txt", &["1 Hammering", "2 HammerThrow", "3 HandstandPushups"]);
+    write(
+        "trainlist01.txt",
+        &[
+            "HammerThrow/v_HammerThrow_g08_c01.avi 2",
+            "HammerThrow/v_HammerThrow_g08_c02.avi 2",
+            "HammerThrow/v_HammerThrow_g08_c03.avi 2",
+            "Hammering/v_Hammering_g08_c01.avi 1",
+            "HandstandPushups/v_HandStandPushups_g08_c01.avi 3",
+        ],
+    );
+    write("testlist01.txt", &["HandstandPushups/v_HandStandPushups_g01_c01.avi"]);
+    let source = Source::Ucf101(Ucf101::open(folder, None, 1).unwrap());
+    Dataset { source, size: Size { width: 32, height: 32 }, frame_interval: 2, seed: 0 }
+}
+
+fn vae(folder: &Path) -> Vae {
+    let config = tiny::Config {
+        encoder_block_out_channels: vec![4; 4],
+        decoder_block_out_channels: vec![4; 4],
+        num_encoder_blocks: vec![0; 4],
+        num_decoder_blocks: vec![0; 4],
+        ..tiny::Config::default()
+    };
+    tch::manual_seed(0);
+    let vs = nn::VarStore::new(Device::Cpu);
+    tiny::AutoencoderTiny::new(&vs.root(), &config);
+    Vae::save(folder, &Config::AutoencoderTiny(config), &vs, Kind::Float).unwrap();
+    Vae::load(folder, Device::Cpu, Kind::Float).unwrap()
+}
+
+#[test]
+fn usable_clips_become_labelled_latents_and_the_rest_is_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    let vae = vae(&folder.path().join("vae"));
+    let mut counts = Vec::new();
+    let size = BankSize { clips: 10, blocks: 3, frames_per_block: 4 };
+    let (bank, skipped) = dataset.bank(&vae.encoder, size, |clips| counts.push(clips)).unwrap();
+
+    let names: Vec<(PathBuf, &str)> = (skipped.iter())
+        .map(|skipped| (skipped.path.file_name().unwrap().into(), skipped.reason.as_str()))
+        .collect();
+    assert_eq!(names[0], ("v_HammerThrow_g08_c01.avi".into(), "4 frames at this interval, 12 needed"));
+    assert_eq!(names[1].0, PathBuf::from("v_HammerThrow_g08_c02.avi"));
+    assert_eq!(names[2].0, PathBuf::from("v_HammerThrow_g08_c03.avi"));
+    assert_eq!((names.len(), counts, bank.len()), (3, vec![1, 2], 2));
+    assert_eq!(bank.latent_shape(), Some([4, 4, 4]));
+
+    let (latents, labels) = bank.batch(1, 0, 32, 3).unwrap();
+    assert_eq!((latents.size(), labels.size()), (vec![32, 3, 4, 4, 4, 4], vec![32, 3]));
+    let labels = Vec::<i64>::try_from(labels.select(1, 0)).unwrap();
+    assert!(labels.contains(&0) && labels.contains(&2) && !labels.contains(&1), "{labels:?}");
+    for (row, label) in labels.iter().enumerate() {
+        let blocks = latents.get(row as i64).flatten(0, 1);
+        let change = f64::try_from((blocks.narrow(0, 1, 11) - blocks.narrow(0, 0, 11)).abs().max()).unwrap();
+        let counting_clock = *label == 0; // the other clip's colour bars stand still
+        assert_eq!(change > 1e-3, counting_clock, "{label}: {change}");
+    }
+    let meta = dataset.meta();
+    let names: Vec<&str> = meta.labels.iter().map(|label| label.name.as_str()).collect();
+    assert_eq!((names, meta.fps), (vec!["Hammering", "HammerThrow", "HandstandPushups"], 12.5));
+}
+
+#[test]
+fn frames_for_a_vae_come_from_their_own_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    let (frames, skipped) = dataset.vae_frames(12, 2).unwrap();
+    assert_eq!(skipped.len(), 1, "{skipped:?}");
+    assert!(frames.training.len() >= 8 && frames.held_out.len() == 2, "{frames:?}");
+    assert!(frames.training.iter().all(|frame| frame.size() == dataset.size));
+}
+
+#[test]
+fn an_empty_dataset_says_what_it_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = dataset(folder.path());
+    fs::remove_dir_all(folder.path().join("UCF-101/Hammering")).unwrap();
+    fs::remove_dir_all(folder.path().join("UCF-101/HandstandPushups")).unwrap();
+    let vae = vae(&folder.path().join("vae"));
+    let size = BankSize { clips: 10, blocks: 3, frames_per_block: 4 };
+    let error = dataset.bank(&vae.encoder, size, |_| ()).unwrap_err().to_string();
+    assert!(
+        error.contains("none of 5 listed clips") && error.contains("v_HammerThrow_g08_c01.avi"),
+        "{error}"
+    );
+    assert!(dataset.vae_frames(4, 4).is_err());
+}
+
+#[test]
+fn the_procedural_world_fills_a_bank_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let vae = vae(folder.path());
+    let size = Size { width: 32, height: 32 };
+    let dataset = Dataset { source: Source::Gravity, size, frame_interval: 1, seed: 5 };
+    let bank_of = |frames_per_block| {
+        dataset.bank(&vae.encoder, BankSize { clips: 3, blocks: 5, frames_per_block }, |_| ())
+    };
+    let (bank, skipped) = bank_of(4).unwrap();
+    assert_eq!((bank.len(), skipped.len()), (3, 0));
+    let batch = |step| bank.batch(7, step, 6, 4).unwrap();
+    let ((a, labels), (b, _)): ((Tensor, Tensor), (Tensor, Tensor)) = (batch(2), batch(2));
+    assert!(a == b && batch(3).0 != a);
+    assert!(Vec::<i64>::try_from(labels.view([-1])).unwrap().iter().all(|label| (0..5).contains(label)));
+    assert!(bank_of(2).unwrap_err().to_string().contains("4 frames per block"));
+    assert_eq!(dataset.meta().labels[1].key.as_deref(), Some("ArrowDown"));
+}
