@@ -139,6 +139,18 @@ pub fn set_threads(threads: std::num::NonZeroU16) {
     tch::set_num_threads(i32::from(threads.get()));
 }
 
+/// Makes the allocator keep freed memory for the tensors to come, on glibc. By default it gives every large block back
+/// to the kernel and faults fresh pages in for the next one, which costs a CPU more than the arithmetic of small worlds.
+/// To be called once, before the first tensor; memory then stays at its peak.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets two numbers of the allocator, which takes its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+    }
+}
+
 /// Whether bf16 products are done in hardware: Ampere and later, or a CPU with AVX512-BF16 or AMX.
 fn multiplies_bf16(device: tch::Device) -> bool {
     match device {
@@ -201,6 +213,35 @@ fn describe_gpu(index: usize) -> Gpu {
 #[cfg(not(feature = "cuda"))]
 fn describe_gpu(_index: usize) -> Gpu {
     Gpu { name: None, compute_capability: None, memory: None }
+}
+
+/// Waits until a device has done all that was asked of it; a CPU always has.
+pub(crate) fn synchronize(device: tch::Device) {
+    if let (tch::Device::Cuda(index), Ok(_)) = (device, cuda()) {
+        tch::Cuda::synchronize(index as i64);
+    }
+}
+
+/// A device's name: `cpu`, a GPU's own, or its index where that is not known.
+pub(crate) fn name(device: tch::Device) -> String {
+    match device {
+        tch::Device::Cuda(index) => (cuda().ok())
+            .and_then(|cuda| cuda.devices.get(index)?.name.clone())
+            .unwrap_or_else(|| format!("cuda:{index}")),
+        _ => "cpu".to_owned(),
+    }
+}
+
+/// Bytes in use on a CUDA device. PyTorch keeps what it has freed, so after a run this is about the most it held.
+#[cfg(feature = "cuda")]
+pub(crate) fn cuda_memory_held(index: usize) -> Option<u64> {
+    let (free, total) = cudarc::driver::CudaContext::new(index).ok()?.mem_get_info().ok()?;
+    Some((total - free) as u64)
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn cuda_memory_held(_index: usize) -> Option<u64> {
+    None
 }
 
 /// What this machine can run on, for `doctor`.

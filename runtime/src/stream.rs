@@ -118,17 +118,11 @@ impl Engine {
 
     /// What a stream of this world runs with unless told otherwise.
     pub fn config(&self, seed: u64) -> StreamConfig {
-        let Size { width, height } = self.0.frame;
         StreamConfig {
             settings: Settings { seed, ..self.0.settings },
             label: 0,
-            frames_per_second: self.0.meta.fps,
             max_speed: false,
-            display: Size { width: width.next_multiple_of(2), height: height.next_multiple_of(2) },
-            quality: 20,
-            keyframe_interval: (self.0.meta.fps * 10.0).ceil().max(1.0) as u32,
-            max_bits_per_second: 8_000_000,
-            jpeg_quality: 85,
+            encoder: EncoderSettings::of(&self.0.meta, self.0.frame),
             packets: 64,
         }
     }
@@ -139,7 +133,7 @@ impl Engine {
     /// [`Error::Full`], [`Error::Input`] and [`Error::Window`] for a config that does not fit, [`Error::Codec`] if the
     /// encoder does not open, [`Error::Thread`], [`Error::Stopped`].
     pub fn open(&self, config: &StreamConfig) -> Result<Stream> {
-        let (codec, open_h264) = h264(config, self.0.frame)?;
+        let (codec, open_h264) = h264(&config.encoder, self.0.frame)?;
         self.open_with(config, codec, open_h264)
     }
 
@@ -149,7 +143,7 @@ impl Engine {
         codec: Option<String>,
         open_h264: Option<OpenH264>,
     ) -> Result<Stream> {
-        let fps = config.frames_per_second;
+        let fps = config.encoder.frames_per_second;
         if !(fps.is_finite() && fps > 0.0) {
             return Err(Error::Input(format!("{fps} frames per second")));
         }
@@ -164,7 +158,7 @@ impl Engine {
             id,
             live: live.clone(),
             frames_per_second: fps,
-            jpeg_quality: config.jpeg_quality,
+            jpeg_quality: config.encoder.jpeg_quality,
             open_h264,
             demand: demand.clone(),
             packets: producer,
@@ -219,22 +213,43 @@ pub struct StreamConfig {
     pub settings: Settings,
     /// The first label.
     pub label: i64,
-    /// Playback rate, in frames per second.
-    pub frames_per_second: f64,
     /// Ignore the playback clock and make blocks as fast as possible.
     pub max_speed: bool,
+    /// From frames to packets.
+    pub encoder: EncoderSettings,
+    /// Packets that wait for a slow consumer; then the oldest is dropped and the consumer told.
+    pub packets: usize,
+}
+
+/// How frames become packets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EncoderSettings {
+    /// Playback rate, in frames per second.
+    pub frames_per_second: f64,
     /// Size of the H.264 pictures, in pixels, both sides even.
     pub display: Size,
     /// H.264 constant rate factor, 0 to 51.
     pub quality: u8,
-    /// Frames from one keyframe to the next, if none is asked for in between.
+    /// Frames from one H.264 keyframe to the next, if none is asked for in between.
     pub keyframe_interval: u32,
     /// Bits per second of H.264 at most.
     pub max_bits_per_second: u32,
     /// JPEG quality, 1 to 100.
     pub jpeg_quality: u8,
-    /// Packets that wait for a slow consumer; then the oldest is dropped and the consumer told.
-    pub packets: usize,
+}
+
+impl EncoderSettings {
+    /// What suits a world with frames of `size`: its own rate and size, a keyframe every ten seconds.
+    pub fn of(meta: &WorldMeta, size: Size) -> Self {
+        Self {
+            frames_per_second: meta.fps,
+            display: Size { width: size.width.next_multiple_of(2), height: size.height.next_multiple_of(2) },
+            quality: 20,
+            keyframe_interval: (meta.fps * 10.0).ceil().max(1.0) as u32,
+            max_bits_per_second: 8_000_000,
+            jpeg_quality: 85,
+        }
+    }
 }
 
 /// An open stream: control it through one part, read it through the others.
@@ -357,16 +372,16 @@ pub fn frame_size(world: &World, vae: &Vae) -> Result<Size> {
 
 /// Tries the encoder on one picture; returns the stream's name and a way to open the encoder.
 #[cfg(feature = "video")]
-fn h264(config: &StreamConfig, source: Size) -> Result<(Option<String>, Option<OpenH264>)> {
+pub(crate) fn h264(settings: &EncoderSettings, source: Size) -> Result<(Option<String>, Option<OpenH264>)> {
     use acdit_codec::video::{Encoder, EncoderConfig};
 
     let config = EncoderConfig {
         source,
-        display: config.display,
-        frames_per_second: config.frames_per_second,
-        keyframe_interval: config.keyframe_interval,
-        quality: config.quality,
-        max_bits_per_second: config.max_bits_per_second,
+        display: settings.display,
+        frames_per_second: settings.frames_per_second,
+        keyframe_interval: settings.keyframe_interval,
+        quality: settings.quality,
+        max_bits_per_second: settings.max_bits_per_second,
     };
     let bytes = source.width as usize * source.height as usize * 3;
     let codec = Encoder::open(&config)?.encode(&Frame::new(source, vec![0; bytes])?, true)?.codec();
@@ -381,7 +396,7 @@ fn h264(config: &StreamConfig, source: Size) -> Result<(Option<String>, Option<O
 }
 
 #[cfg(not(feature = "video"))]
-fn h264(_config: &StreamConfig, _source: Size) -> Result<(Option<String>, Option<OpenH264>)> {
+pub(crate) fn h264(_settings: &EncoderSettings, _source: Size) -> Result<(Option<String>, Option<OpenH264>)> {
     Ok((None, None))
 }
 

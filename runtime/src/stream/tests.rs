@@ -478,7 +478,9 @@ fn worlds_that_cannot_stream_are_refused() {
     let world = world();
     assert_eq!(world.default_window(), (2, WindowMode::Windowed));
     let engine = start(stages());
-    let bad = StreamConfig { frames_per_second: f64::NAN, ..config(&engine, 0) };
+    let good = config(&engine, 0);
+    let bad =
+        StreamConfig { encoder: EncoderSettings { frames_per_second: f64::NAN, ..good.encoder }, ..good };
     assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
     let bad = StreamConfig { label: 7, ..config(&engine, 0) };
     assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
