@@ -8,6 +8,7 @@ benches/results/ with the command, the commit and the machine.
 
 import datetime
 import json
+import math
 import os
 import pathlib
 import platform
@@ -17,7 +18,7 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 DEFAULT_FLAGS = ["--preset", "b", "--resolution", "128", "--steps", "10"]  # a minute or two on two cores
-COLUMNS = ("denoise_seconds", "context_seconds", "frames_per_second", "peak_memory_bytes", "share_of_ceiling")
+COLUMNS = ("denoise_seconds", "context_seconds", "peak_memory_bytes", "share_of_ceiling")  # what both measure alike
 
 
 def measure(command):
@@ -60,7 +61,7 @@ def main():
     ratios = {name: block_seconds(result) / block_seconds(ours) for name, result in results.items() if result is not ours}
     print(f"{'':18}", *(f"{column:>18}" for column in COLUMNS))
     for name, result in results.items():
-        print(f"{name:18}", *(f"{result[column]:18.4g}" for column in COLUMNS))
+        print(f"{name:18}", *(f"{result[column] or math.nan:18.4g}" for column in COLUMNS))
     for name, ratio in ratios.items():
         print(f"{name} takes {ratio:.2f} times as long for a block as acdit-world")
 
