@@ -128,8 +128,9 @@ impl Dataset {
         Ok((bank, skipped))
     }
 
-    /// Single frames for the VAE: about `training` of them, and `held_out` of clips that training never sees. Files that
-    /// cannot be used come back beside them.
+    /// Single frames for the VAE: about `training` of them, and `held_out` of clips that training never sees; where no clip
+    /// of the test list is at hand, an eighth of the training frames at most is held out instead. Files that cannot be
+    /// used come back beside them.
     ///
     /// # Errors
     /// As [`Dataset::bank`].
@@ -143,8 +144,13 @@ impl Dataset {
             }
             Source::Ucf101(ucf) => {
                 let mut skipped = Vec::new();
-                let training = self.file_frames(ucf.entries(Split::Train), training, &mut skipped)?;
-                let held_out = self.file_frames(ucf.entries(Split::Test), held_out, &mut skipped)?;
+                let mut training = self.file_frames(ucf.entries(Split::Train), training, &mut skipped)?;
+                let test = ucf.entries(Split::Test);
+                let held_out = if test.iter().any(|entry| entry.path.is_file()) {
+                    self.file_frames(test, held_out, &mut skipped)?
+                } else {
+                    training.split_off(training.len() - held_out.min(training.len().div_ceil(8)))
+                };
                 Ok((VaeFrames { training, held_out }, skipped))
             }
         }

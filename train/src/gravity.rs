@@ -382,10 +382,9 @@ mod tests {
             }
             for ball in &world.state().balls {
                 let (low, high) = ball.range();
-                for axis in 0..2 {
-                    let wall = if direction[axis] > 0.0 { high } else { low };
-                    let along = direction[axis] != 0.0;
-                    assert!(!along || (ball.centre[axis] - wall).abs() < 1e-3, "{label}: {ball:?}");
+                for (centre, pull) in ball.centre.into_iter().zip(*direction) {
+                    let wall = if pull > 0.0 { high } else { low };
+                    assert!(pull == 0.0 || (centre - wall).abs() < 1e-3, "{label}: {ball:?}");
                 }
                 assert!(norm(ball.velocity) < 0.002, "{label}: {ball:?}");
             }

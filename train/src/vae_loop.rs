@@ -314,7 +314,8 @@ fn check(recipe: &VaeRecipe, frames: &VaeFrames) -> Result<(), Error> {
         return fail(format!("batch {batch}, {steps} steps: each must be at least 1"));
     }
     let share = 0.0..=1.0;
-    if !(rate.is_finite() && *rate > 0.0) || !share.contains(ema) || !share.contains(decay) {
+    let positive = rate.is_finite() && *rate > 0.0;
+    if !positive || !share.contains(ema) || !share.contains(decay) {
         return fail(format!("learning rate {rate}, EMA decay {ema}, falling share {decay}: out of range"));
     }
     Ok(())

@@ -14,6 +14,7 @@ use tch::{Device, Kind};
 /// libtorch's random generator belongs to the process: runs that must repeat take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
+    tch::set_num_threads(1); // networks this small lose time to a second thread
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
