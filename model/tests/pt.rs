@@ -149,7 +149,7 @@ fn image_checkpoints_become_square_blocks() {
 
     for (name, value, needle) in [
         ("patch_size", 3.into(), "x_embedder"),
-        ("block_size", 15.into(), "block_size"),
+        ("block_size", 17.into(), "block_size 17"),
         ("image_size", 0.into(), "image_size is 0"),
         ("nd_split", "1_x".into(), "nd_split is \"1_x\""),
     ] {
@@ -158,6 +158,11 @@ fn image_checkpoints_become_square_blocks() {
         assert!(text.contains(needle), "{text:?} does not name {needle:?}");
         checkpoint.args.insert(name.into(), before.unwrap());
     }
+    // Sizes that the tensors do not fill must not reach the allocator.
+    let wide = Tensor::zeros([1 << 20, 4], (Kind::Float, Device::Cpu));
+    let narrow = checkpoint.tensors.insert("x_embedder.weight".into(), wide).unwrap();
+    assert!(checkpoint.config().unwrap_err().to_string().contains("parameters"));
+    checkpoint.tensors.insert("x_embedder.weight".into(), narrow);
     checkpoint.args.remove("image_size");
     assert!(checkpoint.config().unwrap_err().to_string().contains("image_size"));
     checkpoint.tensors.remove("x_embedder.weight");
@@ -299,7 +304,7 @@ fn broken_archives_are_refused() {
     let missing = archive(&Pickle::dict("w").tensor(0, &[4], &[1]).op(b"u.").0, &[]);
     assert!(refusal(missing.path()).contains("data/0"));
     assert!(matches!(read_pt(Path::new("/no/such.pt"), Which::Ema), Err(Error::Io { .. })));
-    assert!(refusal(std::env::temp_dir().as_path()).contains("directory"));
+    assert!(refusal(std::env::temp_dir().as_path()).contains("zip archive"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The tensors say almost everything; the training script's arguments say the rest: how token values split into patch
 //! and channels, and how many tokens make a frame, a block and a clip.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use tch::Tensor;
@@ -15,7 +15,8 @@ impl PtCheckpoint {
     /// The configuration of the network that these weights belong to, with published positions.
     ///
     /// # Errors
-    /// [`Error::Config`], naming the tensor or argument that is missing or contradicts another.
+    /// [`Error::Config`], naming the tensor or argument that is missing or contradicts another. A network of these sizes holds exactly as
+    /// many parameters as the checkpoint, so building it takes no more memory.
     pub fn config(&self) -> Result<Config, Error> {
         let tensors = Tensors(&self.tensors);
         let args = Args(&self.args);
@@ -31,11 +32,19 @@ impl PtCheckpoint {
         let side = args.positive("image_size")? / pixels_per_latent;
         let grid = side / patch_size;
         let is_video = sample_frames > 1;
+        for (name, value, divisor) in [
+            ("x_embedder.weight", token_width, patch_size * patch_size),
+            ("blocks.0.attn.q_norm.weight", hidden_size, head_dim),
+        ] {
+            if divisor < 1 || value % divisor != 0 {
+                return Err(Error::Config(format!("{name}: {value} values are not a multiple of {divisor}")));
+            }
+        }
 
         let config = Config {
             hidden_size,
             num_layers: tensors.layers(),
-            num_attention_heads: hidden_size / head_dim.max(1),
+            num_attention_heads: hidden_size / head_dim,
             intermediate_size,
             num_classes: label_rows - 1,
             in_channels: token_width / (patch_size * patch_size),
@@ -51,14 +60,17 @@ impl PtCheckpoint {
             ..Config::video(Preset::Xl, 256, 1)
         };
         config.validate()?;
-        for (what, expected, got) in [
-            ("head size of q_norm", config.head_dim(), head_dim),
-            ("token width of x_embedder", config.token_width(), token_width),
-            ("block_size", config.block_tokens(), block_tokens),
-        ] {
-            if expected != got {
-                return Err(Error::Config(format!("{what} is {got}, the other sizes make it {expected}")));
-            }
+        if config.block_tokens() != block_tokens {
+            let made = config.block_tokens();
+            return Err(Error::Config(format!(
+                "block_size {block_tokens}: the other sizes make blocks of {made} tokens"
+            )));
+        }
+        let (expected, got) = (parameters(&config), self.tensors.values().map(|t| t.numel() as i128).sum());
+        if expected != got {
+            return Err(Error::Config(format!(
+                "its sizes make {expected} parameters, the checkpoint has {got}"
+            )));
         }
         Ok(config)
     }
@@ -73,14 +85,31 @@ impl Tensors<'_> {
         sized.ok_or_else(|| Error::Config(format!("{name}: expected {N} axes, got {size:?}")))
     }
 
-    /// One more than the largest N of `blocks.N.`.
+    /// Different N in `blocks.N.…`.
     fn layers(&self) -> i64 {
-        let indices = self
-            .0
-            .keys()
-            .filter_map(|name| name.strip_prefix("blocks.")?.split('.').next()?.parse::<u16>().ok());
-        indices.max().map_or(0, |last| i64::from(last) + 1)
+        let index = |name: &String| name.strip_prefix("blocks.")?.split('.').next()?.parse::<u32>().ok();
+        self.0.keys().filter_map(index).collect::<BTreeSet<_>>().len() as i64
     }
+}
+
+/// Parameters of a network of these sizes.
+fn parameters(config: &Config) -> i128 {
+    let [hidden, mlp, head, token, labels, layers] = [
+        config.hidden_size,
+        config.intermediate_size,
+        config.head_dim(),
+        config.token_width(),
+        config.num_classes + 1,
+        config.num_layers,
+    ]
+    .map(i128::from);
+    let linear = |inputs: i128, outputs: i128| (inputs + 1) * outputs;
+    let attention = linear(hidden, 3 * hidden) + linear(hidden, hidden) + 2 * head;
+    let layer =
+        attention + linear(hidden, mlp) + linear(mlp, hidden) + linear(hidden, 6 * hidden) + 2 * hidden;
+    let embedders = token * hidden + linear(256, hidden) + linear(hidden, hidden) + labels * hidden;
+    let last = linear(hidden, 2 * hidden) + hidden + linear(hidden, token);
+    layers * layer + embedders + last
 }
 
 struct Args<'a>(&'a BTreeMap<String, Value>);
