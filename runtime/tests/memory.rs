@@ -29,7 +29,7 @@ fn two_thousand_blocks_leave_memory_flat() {
     loop {
         let packet = stream.packets.recv().unwrap().item;
         let made = packet.block + 1;
-        if made % SETTLED == 0 && times.len() as u64 == made / SETTLED - 1 {
+        if made.is_multiple_of(SETTLED) && times.len() as u64 == made / SETTLED - 1 {
             resident.push(stats::resident_memory().unwrap());
             times.push(started.elapsed() / SETTLED as u32);
             started = Instant::now();
