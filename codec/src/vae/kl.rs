@@ -76,6 +76,17 @@ const DOWN_BLOCK: &str = "DownEncoderBlock2D";
 const UP_BLOCK: &str = "UpDecoderBlock2D";
 
 impl Config {
+    /// The VAE of Stable Diffusion, behind which the paper's models were trained.
+    pub fn stable_diffusion() -> Self {
+        Self {
+            down_block_types: vec![DOWN_BLOCK.into(); 4],
+            up_block_types: vec![UP_BLOCK.into(); 4],
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            ..Self::default()
+        }
+    }
+
     /// Pixels per latent along each axis.
     pub fn downsampling(&self) -> i64 {
         1 << (self.block_out_channels.len() - 1)

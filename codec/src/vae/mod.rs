@@ -46,12 +46,16 @@ impl Config {
         let fail = |reason: String| Error::VaeFile { path: path.clone(), reason };
         let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
         let config: Self = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
-        let checked = match &config {
-            Self::AutoencoderKL(config) => config.validate(),
-            Self::AutoencoderTiny(config) => config.validate(),
-        };
-        checked.and_then(|()| config.scaling()).map_err(|e| fail(e.to_string()))?;
+        config.validate().map_err(|e| fail(e.to_string()))?;
         Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        match self {
+            Self::AutoencoderKL(config) => config.validate()?,
+            Self::AutoencoderTiny(config) => config.validate()?,
+        }
+        self.scaling().map(|_| ())
     }
 
     /// diffusers' name of the autoencoder.
@@ -112,8 +116,33 @@ impl Vae {
     /// listing missing, extra and mis-shaped keys; [`Error::VaeConfig`] for a `kind` that is not a float.
     pub fn load(dir: &Path, device: Device, kind: Kind) -> Result<Self, Error> {
         let config = Config::load(dir)?;
+        let path = dir.join(WEIGHTS);
+        let tensors: BTreeMap<String, Tensor> = (weights::read(&path)?.into_iter())
+            .map(|(name, tensor)| match config {
+                Config::AutoencoderKL(_) => kl::current_form(&name, tensor),
+                Config::AutoencoderTiny(_) => (name, tensor),
+            })
+            .collect();
+        Self::build(&config, device, kind, |vs| Ok(weights::assign(vs, &tensors, &path)?))
+    }
+
+    /// An autoencoder of random weights: the speed of a trained one, none of the looks.
+    ///
+    /// # Errors
+    /// [`Error::VaeConfig`] for a config or a `kind` that no network can have.
+    pub fn random(config: &Config, device: Device, kind: Kind) -> Result<Self, Error> {
+        config.validate()?;
+        Self::build(config, device, kind, |_| Ok(()))
+    }
+
+    fn build(
+        config: &Config,
+        device: Device,
+        kind: Kind,
+        fill: impl FnOnce(&nn::VarStore) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let mut vs = nn::VarStore::new(device);
-        let (encoder, decoder) = tch::no_grad(|| match &config {
+        let (encoder, decoder) = tch::no_grad(|| match config {
             Config::AutoencoderKL(config) => (
                 EncoderNetwork::Kl(kl::Encoder::new(&vs.root(), config)),
                 DecoderNetwork::Kl(kl::Decoder::new(&vs.root(), config)),
@@ -123,14 +152,7 @@ impl Vae {
                 (EncoderNetwork::Tiny(network.encoder), DecoderNetwork::Tiny(network.decoder))
             }
         });
-        let path = dir.join(WEIGHTS);
-        let tensors: BTreeMap<String, Tensor> = (weights::read(&path)?.into_iter())
-            .map(|(name, tensor)| match config {
-                Config::AutoencoderKL(_) => kl::current_form(&name, tensor),
-                Config::AutoencoderTiny(_) => (name, tensor),
-            })
-            .collect();
-        weights::assign(&vs, &tensors, &path)?;
+        fill(&vs)?;
         vs.freeze();
         match kind {
             Kind::Float => vs.float(),

@@ -1,0 +1,284 @@
+//! Configuration: what stands under the command line.
+//!
+//! A flag's value is the first that is set of: the flag, `ACDIT_VERB_FLAG`, `ACDIT_FLAG`, the file's `flag` in `[verb]`, the
+//! file's `flag` without a table, the default. There is one mechanism for all of it: what the environment and the file say
+//! becomes clap's default before the command line is read, so precedence, parsing and help are clap's own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Command, CommandFactory};
+
+use crate::args::{Cli, is_switch};
+use crate::failure::Refused;
+
+const PREFIX: &str = "ACDIT_";
+const DEFAULT_FILE: &str = "acdit-world.toml";
+/// The flag that names the file cannot stand in it.
+const FILE_FLAG: &str = "config";
+
+/// Values by flag, flags being written as on the command line.
+type Values = BTreeMap<String, String>;
+
+/// The environment and the file.
+#[derive(Debug, Default)]
+pub(crate) struct Layers {
+    file: Option<PathBuf>,
+    /// Variables beginning with `ACDIT_`.
+    variables: BTreeMap<String, String>,
+    /// The file's keys without a table.
+    shared: Values,
+    /// The file's tables.
+    verbs: BTreeMap<String, Values>,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Origin {
+    /// An environment variable of this name.
+    Variable(String),
+    /// A key of the file, with its table.
+    File(PathBuf, String),
+    /// Nothing was set.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path, key) => write!(f, "{}: {key}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl Layers {
+    /// The file that the command line names. Everything else on it may be wrong: that is for the real parse to say.
+    pub(crate) fn named_by(command: Command, words: &[OsString]) -> Option<PathBuf> {
+        let matches = command.ignore_errors(true).try_get_matches_from(words).ok()?;
+        matches.get_one::<PathBuf>(FILE_FLAG).cloned()
+    }
+
+    /// Reads `file`; without one, the file that `ACDIT_CONFIG` names; without that, `acdit-world.toml` in the current
+    /// folder if it exists.
+    pub(crate) fn read(
+        file: Option<PathBuf>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Refused> {
+        let variables: BTreeMap<String, String> = variables
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
+            .map(|(name, value)| match value.into_string() {
+                Ok(value) => Ok((name, value)),
+                Err(_) => Err(Refused::Config(format!("{name}: not UTF-8"))),
+            })
+            .collect::<Result<_, _>>()?;
+        let named = file.or_else(|| variables.get(&variable(FILE_FLAG)).map(PathBuf::from));
+        let standing = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+        let layers = Self { variables, ..Self::default() };
+        match named.or_else(standing) {
+            Some(path) => layers.with_file(path),
+            None => Ok(layers),
+        }
+    }
+
+    fn with_file(mut self, path: PathBuf) -> Result<Self, Refused> {
+        let refused = |what: String| Refused::Config(format!("{}: {what}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(|e| refused(e.to_string()))?;
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            refused(format!("line {line}: {}", e.message()))
+        })?;
+        let known = flags_by_verb();
+        let all: Vec<&String> = known.values().flatten().collect();
+        for (key, value) in table {
+            let name = dashed(&key);
+            match value {
+                toml::Value::Table(entries) => {
+                    let Some(flags) = known.get(&name) else {
+                        return Err(refused(format!(
+                            "unknown table [{key}], expected {}",
+                            list(known.keys())
+                        )));
+                    };
+                    let values = self.verbs.entry(name).or_default();
+                    for (key_of_verb, value) in entries {
+                        let flag = dashed(&key_of_verb);
+                        if !flags.contains(&flag) {
+                            return Err(refused(format!(
+                                "unknown key {key_of_verb} in [{key}], expected {}",
+                                list(flags)
+                            )));
+                        }
+                        values.insert(flag, plain(&value).ok_or_else(|| refused(no_value(&key_of_verb)))?);
+                    }
+                }
+                _ if !all.contains(&&name) => {
+                    return Err(refused(format!("unknown key {key}: no verb has a flag --{name}")));
+                }
+                value => {
+                    self.shared.insert(name, plain(&value).ok_or_else(|| refused(no_value(&key)))?);
+                }
+            }
+        }
+        self.file = Some(path);
+        Ok(self)
+    }
+
+    /// The file that was read.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// What is set for a flag of a verb, and where.
+    pub(crate) fn find(&self, verb: &str, flag: &str) -> Option<(&str, Origin)> {
+        let variables = [variable(&format!("{verb}-{flag}")), variable(flag)];
+        for name in variables {
+            if let Some(value) = self.variables.get(&name) {
+                return Some((value, Origin::Variable(name)));
+            }
+        }
+        let file = self.file.as_ref()?;
+        let own = (self.verbs.get(verb).and_then(|values| values.get(flag)))
+            .map(|value| (value, format!("[{verb}] {}", underscored(flag))));
+        let shared = || self.shared.get(flag).map(|value| (value, underscored(flag)));
+        let (value, key) = own.or_else(shared)?;
+        Some((value, Origin::File(file.clone(), key)))
+    }
+
+    /// The command line, with what is set as its defaults.
+    pub(crate) fn command(&self) -> Command {
+        Cli::command().mut_args(|arg| self.preset("", arg)).mut_subcommands(|verb| {
+            let name = verb.get_name().to_owned();
+            verb.mut_args(|arg| self.preset(&name, arg))
+        })
+    }
+
+    fn preset(&self, verb: &str, arg: Arg) -> Arg {
+        let set = arg.get_long().filter(|flag| *flag != FILE_FLAG).and_then(|flag| self.find(verb, flag));
+        let Some((value, _)) = set else { return arg };
+        let value = match value {
+            "1" if is_switch(&arg) => "true",
+            "0" if is_switch(&arg) => "false",
+            value => value,
+        };
+        let value = value.to_owned();
+        arg.default_value(value).required(false)
+    }
+
+    /// Names the variable or key that holds the value clap refused, unless it stood on the command line.
+    pub(crate) fn blame(&self, error: clap::Error, verb: &str, words: &[OsString]) -> Refused {
+        let flag = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(usage)) => {
+                usage.strip_prefix("--").and_then(|u| u.split([' ', '=']).next())
+            }
+            _ => None,
+        };
+        let on_the_line = |flag: &str| {
+            let flag = format!("--{flag}");
+            words.iter().any(|word| word.to_str().is_some_and(|w| w.split('=').next() == Some(&flag)))
+        };
+        match flag.filter(|flag| !on_the_line(flag)).and_then(|flag| self.find(verb, flag)) {
+            Some((_, origin)) => Refused::Config(format!("{origin}: {}", Refused::Clap(error))),
+            None => Refused::Clap(error),
+        }
+    }
+}
+
+/// All verbs with their flags.
+fn flags_by_verb() -> BTreeMap<String, Vec<String>> {
+    let root = Cli::command();
+    let flags = |command: &Command| -> Vec<String> {
+        command.get_arguments().filter_map(|arg| Some(arg.get_long()?.to_owned())).collect()
+    };
+    let shared: Vec<String> = flags(&root).into_iter().filter(|flag| flag != FILE_FLAG).collect();
+    root.get_subcommands()
+        .map(|verb| (verb.get_name().to_owned(), [flags(verb), shared.clone()].concat()))
+        .collect()
+}
+
+/// A value as it would stand on the command line.
+fn plain(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Some(value.to_string()),
+        toml::Value::Array(items) => Some(items.iter().map(plain).collect::<Option<Vec<_>>>()?.join(",")),
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn no_value(key: &str) -> String {
+    format!("{key}: expected a string, a number, true or false, or a list of these")
+}
+
+fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(|name| underscored(name)).collect::<Vec<_>>().join(", ")
+}
+
+fn dashed(key: &str) -> String {
+    key.replace('_', "-")
+}
+
+fn underscored(flag: &str) -> String {
+    flag.replace('-', "_")
+}
+
+fn variable(name: &str) -> String {
+    format!("{PREFIX}{}", underscored(name).to_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers(file: &str, variables: &[(&str, &str)]) -> Result<Layers, Refused> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, file).unwrap();
+        Layers::read(Some(path), variables.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn the_nearest_layer_wins() {
+        let file = "port = 1\ndevice = \"cpu\"\n[serve]\nport = 2\n";
+        let value = |variables: &[(&str, &str)]| {
+            let layers = layers(file, variables).unwrap();
+            layers.find("serve", "port").map(|(value, _)| value.to_owned()).unwrap()
+        };
+        assert_eq!(value(&[]), "2");
+        assert_eq!(value(&[("ACDIT_PORT", "3")]), "3");
+        assert_eq!(value(&[("ACDIT_PORT", "3"), ("ACDIT_SERVE_PORT", "4")]), "4");
+        assert_eq!(value(&[("ACDIT_PORT", "")]), "2");
+        let layers = layers(file, &[]).unwrap();
+        assert_eq!(layers.find("generate", "device").unwrap().0, "cpu");
+        assert_eq!(layers.find("generate", "seed"), None);
+    }
+
+    #[test]
+    fn lists_and_switches_are_written_as_on_the_command_line() {
+        let layers =
+            layers("json = true\n[generate]\nlabel = [\"left\", \"up\"]\nframes = 8\n", &[]).unwrap();
+        assert_eq!(layers.find("generate", "label").unwrap().0, "left,up");
+        let words = ["acdit-world", "generate", "--out", "a.mp4"];
+        let matches = layers.command().try_get_matches_from(words).unwrap();
+        assert!(matches.get_flag("json"));
+        let (_, verb) = matches.subcommand().unwrap();
+        assert_eq!(verb.get_many::<String>("label").unwrap().collect::<Vec<_>>(), ["left", "up"]);
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_by_name() {
+        let message = |file: &str| layers(file, &[]).unwrap_err().to_string();
+        assert!(message("prot = 1").contains("unknown key prot"));
+        assert!(message("[serv]\nport = 1").contains("unknown table [serv], expected bench, "));
+        assert!(message("[serve]\nprot = 1").contains("unknown key prot in [serve], expected host, port"));
+        assert!(message("port = ").contains("line 1"));
+        assert!(message("[serve]\nport = 1979-05-27").contains("port: expected a string"));
+        assert!(message("config = \"x\"").contains("unknown key config"));
+    }
+}

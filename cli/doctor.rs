@@ -1,0 +1,65 @@
+//! `doctor`: what this machine can compute on.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use acdit_runtime::device::Report;
+use serde::Serialize;
+
+use crate::output::Output;
+use crate::world;
+
+#[derive(Debug, Serialize)]
+struct Findings {
+    #[serde(flatten)]
+    report: Report,
+    versions: BTreeMap<&'static str, String>,
+    /// The shipped weights, if they are found.
+    weights: Option<std::path::PathBuf>,
+}
+
+pub(crate) fn run(output: Output) -> anyhow::Result<()> {
+    let report = Report::new();
+    let mut versions = BTreeMap::from([("acdit-world", env!("CARGO_PKG_VERSION").to_owned())]);
+    versions
+        .extend(report.libraries.iter().filter_map(|library| Some((library.name, library.version.clone()?))));
+    let findings = Findings { report, versions, weights: world::shipped().ok() };
+    output.print(&findings, || findings.text())
+}
+
+impl Findings {
+    fn text(&self) -> String {
+        let Self { report, versions, weights } = self;
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{name:14}{value}");
+        };
+        line("device", format!("{} ({}), from {}", report.device, report.dtype, report.dtypes.join(" and ")));
+        line("cpu", format!("{}, {} threads, {}", report.cpu, report.threads, report.cpu_features.join(" ")));
+        match (&report.cuda, &report.cuda_missing) {
+            (Some(cuda), _) => {
+                line("cuda", cuda.library.display().to_string());
+                for gpu in &cuda.devices {
+                    let name = gpu.name.as_deref().unwrap_or("a GPU");
+                    let memory = gpu.memory.map_or(String::new(), |bytes| format!(", {} MiB", bytes >> 20));
+                    line("gpu", format!("{name}{memory}"));
+                }
+            }
+            (None, reason) => line("cuda", format!("no: {}", reason.as_deref().unwrap_or("not found"))),
+        }
+        for library in &report.libraries {
+            let path =
+                library.path.as_ref().map_or("not found".to_owned(), |path| path.display().to_string());
+            line(
+                library.name,
+                format!("{} {path}", library.version.as_deref().unwrap_or("")).trim().to_owned(),
+            );
+        }
+        line("acdit-world", versions["acdit-world"].clone());
+        let missing = || "not found".to_owned();
+        line("weights", weights.as_ref().map_or_else(missing, |weights| weights.display().to_string()));
+        text.truncate(text.trim_end().len());
+        text
+    }
+}

@@ -1,0 +1,134 @@
+//! `serve`: a world in the browser.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use acdit_io::{Hub, LabelInfo, ServerConfig, WindowInfo, WorldInfo};
+use acdit_runtime::{Engine, Stream, StreamConfig, WindowMode};
+use anyhow::Context;
+use clap::Args;
+
+use crate::film::{self, Wanted};
+use crate::output::Output;
+use crate::signals::Ending;
+use crate::source::{StreamSource, announce, publish};
+use crate::world::{Loaded, WorldArgs};
+
+/// Tasks that wait for sockets need little; the cores are for the model.
+const SERVER_THREADS: usize = 2;
+
+/// Pixels down at which the page shows a world.
+const DISPLAY_HEIGHT: u32 = 512;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Only this machine can connect: the address must be a loopback one. Ctrl-C or SIGTERM ends it.
+
+Examples:
+  acdit-world serve                                  # the shipped world on http://127.0.0.1:8080
+  acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
+  acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
+pub(crate) struct Serve {
+    /// Loopback address to listen on
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Seed of the first stream
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    world: WorldArgs,
+}
+
+impl Serve {
+    pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        let listener = self.listen()?;
+        let address = listener.local_addr()?;
+        let loaded = self.world.load()?;
+        let settings = self.world.sampling.settings(&loaded.world, self.seed);
+        let (info, wanted) = describe(&loaded, &settings)?;
+        let Loaded { world, vae, .. } = loaded;
+        let engine = Engine::start(world, vae)?;
+        let mut config = StreamConfig { settings, ..engine.config(self.seed) };
+        config.encoder.display = film::enlarged(engine.frame());
+        let Stream { handle, packets, states } = engine.open(&config)?;
+
+        let block = engine.frames_per_block() as f64 / engine.meta().fps;
+        let hub = Hub::new(Duration::from_secs_f64((2.0 * block).max(1.0)));
+        spawn("publish", {
+            let hub = hub.clone();
+            move || publish(&packets, &hub)
+        })?;
+        spawn("announce", {
+            let hub = hub.clone();
+            move || announce(&states, &hub)
+        })?;
+        let info = WorldInfo { codec: handle.codec().unwrap_or_default().to_owned(), ..info };
+        let source = Arc::new(StreamSource { handle: Arc::new(handle), info, clip: wanted });
+
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(SERVER_THREADS)
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let mut ending = Ending::listen()?;
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let url = format!("http://{address}");
+            output.print(&serde_json::json!({ "address": url }), || format!("acdit-world: {url}"))?;
+            acdit_io::serve(listener, source, hub, ServerConfig::default(), ending.asked()).await?;
+            Ok(())
+        })
+    }
+
+    /// Takes the port before the model is loaded: a port in use is said at once.
+    fn listen(&self) -> anyhow::Result<TcpListener> {
+        let (host, port) = (self.host.as_str(), self.port);
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let mut found = (bare, port).to_socket_addrs().with_context(|| format!("--host {host}"))?;
+        let address: SocketAddr = found.next().with_context(|| format!("--host {host}: no address"))?;
+        if !IpAddr::is_loopback(&address.ip()) {
+            return Err(acdit_io::Error::NotLoopback(address).into());
+        }
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
+    }
+}
+
+/// What viewers are told of the world, and what is taken of their clips.
+fn describe(loaded: &Loaded, settings: &acdit_runtime::Settings) -> anyhow::Result<(WorldInfo, Wanted)> {
+    let Loaded { folder, world, vae } = loaded;
+    let size = acdit_runtime::frame_size(world, vae)?;
+    let frames_per_block = world.model.config().frames_per_block;
+    let meta = &world.meta;
+    let encoded = film::enlarged(size);
+    let factor = DISPLAY_HEIGHT.div_ceil(encoded.height).max(1);
+    let info = WorldInfo {
+        world: meta.name.clone(),
+        weights: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        labels: (meta.labels.iter())
+            .map(|label| LabelInfo { name: label.name.clone(), key: label.key.clone() })
+            .collect(),
+        frames_per_second: meta.fps,
+        frame: acdit_io::Size { width: encoded.width, height: encoded.height },
+        display: acdit_io::Size { width: encoded.width * factor, height: encoded.height * factor },
+        frames_per_block: frames_per_block as u32,
+        codec: String::new(),
+        window: WindowInfo {
+            blocks: settings.window as u32,
+            mode: match settings.mode {
+                WindowMode::Recompute => "recompute".to_owned(),
+                WindowMode::Windowed => "windowed".to_owned(),
+            },
+        },
+    };
+    let frames = settings.window * frames_per_block as usize;
+    Ok((info, Wanted { size, frames_per_second: meta.fps, frames }))
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    Ok(())
+}

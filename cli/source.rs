@@ -1,0 +1,122 @@
+//! The seam between the web server and the engine: what viewers ask for goes in, packets and states come out.
+
+use std::sync::Arc;
+
+use acdit_codec::Error as CodecError;
+use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
+use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle};
+
+use crate::film::{self, Wanted};
+
+/// A stream of the engine as the server sees it.
+pub(crate) struct StreamSource {
+    pub(crate) handle: Arc<StreamHandle>,
+    pub(crate) info: WorldInfo,
+    /// What is taken of a clip to continue from.
+    pub(crate) clip: Wanted,
+}
+
+impl WorldSource for StreamSource {
+    fn info(&self) -> WorldInfo {
+        self.info.clone()
+    }
+
+    fn control(&self, control: acdit_io::Control, reply: Reply) {
+        use acdit_io::Control as Asked;
+        let control = match control {
+            Asked::Label { index } => Control::Label(index.into()),
+            Asked::Pause => Control::Pause,
+            Asked::Resume => Control::Resume,
+            Asked::Step => Control::Step,
+            Asked::Restart { seed } => Control::Restart { seed },
+            Asked::Continue { clip } => return self.continue_from(clip.into(), reply),
+            _ => return reply.refused("unsupported", "this world cannot do that"),
+        };
+        self.handle.control(control, |outcome| answer(reply, outcome));
+    }
+
+    fn request_keyframe(&self) {
+        self.handle.request_keyframe();
+    }
+
+    fn viewers(&self, h264: usize, jpeg: usize) {
+        self.handle.viewers(h264, jpeg);
+    }
+}
+
+impl StreamSource {
+    /// Decodes on a thread of its own, as a clip takes its time; the server allows a few at once.
+    fn continue_from(&self, clip: Vec<u8>, reply: Reply) {
+        let (handle, wanted) = (self.handle.clone(), self.clip);
+        tokio::task::spawn_blocking(move || match film::last_frames_uploaded(clip, wanted) {
+            Ok(frames) => handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome)),
+            Err(error) => reply.refused(code(&error), error.to_string()),
+        });
+    }
+}
+
+/// What a clip is refused with, for programs.
+fn code(error: &CodecError) -> &'static str {
+    match error {
+        CodecError::NotAVideo { .. } | CodecError::ClipCodec { .. } | CodecError::NoPictures { .. } => {
+            "not_a_video"
+        }
+        CodecError::ClipTooLarge { .. } => "too_large",
+        _ => "failed",
+    }
+}
+
+fn answer(reply: Reply, outcome: Outcome) {
+    match outcome {
+        Ok(block) => reply.applied(block),
+        Err(refusal) => reply.refused(refusal.code, refusal.message),
+    }
+}
+
+/// Hands packets to the viewers until the stream ends.
+pub(crate) fn publish(packets: &Consumer<Packet>, hub: &Hub) {
+    while let Some(received) = packets.recv() {
+        let packet = received.item;
+        let header = acdit_io::Header {
+            kind: match packet.kind {
+                PacketKind::H264 => Kind::H264,
+                PacketKind::Jpeg => Kind::Jpeg,
+            },
+            keyframe: packet.keyframe,
+            generated: !packet.injected,
+            injected: packet.injected,
+            generation: packet.generation,
+            frame: packet.frame,
+            pts: packet.pts,
+            block: packet.block,
+            label: index(packet.label),
+        };
+        hub.publish(&acdit_io::Packet { header, payload: packet.payload.into() });
+    }
+}
+
+/// Tells the viewers where the stream stands until it ends.
+pub(crate) fn announce(states: &Consumer<State>, hub: &Hub) {
+    while let Some(received) = states.recv() {
+        let State { generation, block, label, seed, paused, timings, underruns, .. } = received.item;
+        hub.announce(acdit_io::State {
+            generation,
+            block,
+            label: index(label),
+            seed,
+            paused,
+            underruns,
+            timings: acdit_io::Timings {
+                denoise: timings.denoise,
+                context: timings.context,
+                decode: timings.decode,
+                encode: timings.encode,
+            },
+        });
+    }
+}
+
+/// Labels are checked where they enter: none is negative.
+fn index(label: i64) -> u32 {
+    u32::try_from(label).unwrap_or_default()
+}

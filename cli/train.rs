@@ -1,0 +1,268 @@
+//! `train`: a world of one's own.
+
+use std::path::PathBuf;
+
+use acdit_codec::Size;
+use acdit_codec::vae::{Config as VaeConfig, Vae};
+use acdit_model::diffusion::Prediction;
+use acdit_model::{Config, RopeKind};
+use acdit_runtime::device::{DeviceChoice, Placement, Precision};
+use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
+use acdit_train::ucf101::Ucf101;
+use acdit_train::world_loop::{self, Recipe, Run};
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use tch::Kind;
+
+use crate::output::{self, Output};
+use crate::{signals, world};
+
+/// Frames per block, the paper's choice.
+const FRAMES_PER_BLOCK: usize = 4;
+/// Frames over which the paper's rotary positions are spread.
+const POSITION_FRAMES: i64 = 16;
+/// Trajectories of the procedural world, and blocks of each: about an hour of play.
+const GRAVITY_CLIPS: usize = 400;
+const GRAVITY_BLOCKS: usize = 40;
+
+/// What there is to learn from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct Data {
+    /// The procedural world of two balls, or UCF-101's folders and lists
+    #[arg(long, value_enum)]
+    dataset: DatasetArg,
+    /// Folder of UCF-101's clips, which holds a folder for each class
+    #[arg(long, value_name = "DIR", required_if_eq("dataset", "ucf101"))]
+    data_dir: Option<PathBuf>,
+    /// Folder of UCF-101's lists [default: ucfTrainTestlist in the data folder or beside it]
+    #[arg(long, value_name = "DIR")]
+    splits_dir: Option<PathBuf>,
+    /// Which of UCF-101's three lists
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
+    fold: u32,
+    /// Pixels a side
+    #[arg(long, default_value_t = 64)]
+    pub(crate) resolution: u32,
+    /// Of a clip's frames, every how many-th is taken
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    frame_interval: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+pub(crate) enum DatasetArg {
+    Gravity,
+    Ucf101,
+}
+
+impl Data {
+    /// `seed` is that of procedural clips.
+    pub(crate) fn open(&self, seed: u64) -> anyhow::Result<Dataset> {
+        let source = match (self.dataset, &self.data_dir) {
+            (DatasetArg::Gravity, _) => Source::Gravity,
+            (DatasetArg::Ucf101, Some(folder)) => {
+                Source::Ucf101(Ucf101::open(folder, self.splits_dir.as_deref(), self.fold)?)
+            }
+            (DatasetArg::Ucf101, None) => bail!("--data-dir DIR is missing: where are UCF-101's clips?"),
+        };
+        let size = Size { width: self.resolution, height: self.resolution };
+        Ok(Dataset { source, size, frame_interval: self.frame_interval, seed })
+    }
+}
+
+/// Where a run is kept and how far it goes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub(crate) struct Keeping {
+    /// Folder of the run: weights/, checkpoints/, samples/ and log.jsonl
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Go on from the newest checkpoint in the folder
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// End after this step, with the schedule as it is
+    #[arg(long, value_name = "STEP")]
+    pub(crate) stop_at: Option<u64>,
+    /// Steps between checkpoints
+    #[arg(long, default_value_t = 250, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) save_every: u64,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// auto, cpu, cuda or cuda:N; auto is the first GPU, else the CPU
+    #[arg(long, default_value_t)]
+    pub(crate) device: DeviceChoice,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Ctrl-C saves before it ends; --resume goes on as if nothing had happened. The averaged weights in DIR/weights are a whole
+weights folder at any time: `acdit-world generate --weights DIR/weights …`.
+
+Examples:
+  acdit-world train --dataset gravity --out run                         # the shipped world, from nothing
+  acdit-world train --dataset gravity --steps 2000 --stop-at 100 --out run && acdit-world train --dataset gravity --steps 2000 --resume --out run
+  acdit-world train --dataset ucf101 --data-dir UCF-101 --splits-dir ucfTrainTestlist --vae sd-vae --frames 16 --out run")]
+pub(crate) struct Train {
+    #[command(flatten)]
+    data: Data,
+    /// VAE folder [default: that of the shipped world]
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
+    vae: Option<PathBuf>,
+    /// Clips to learn from at most [default: 400 procedural ones, or the whole list]
+    #[arg(long, value_name = "N", help_heading = "Data")]
+    clips: Option<usize>,
+    /// Frames of a training clip
+    #[arg(long, default_value_t = 32, help_heading = "Data")]
+    frames: usize,
+
+    /// Token width inside the network
+    #[arg(long, default_value_t = 256, help_heading = "Network")]
+    hidden: i64,
+    /// Transformer layers
+    #[arg(long, default_value_t = 6, help_heading = "Network")]
+    layers: i64,
+    /// Attention heads
+    #[arg(long, default_value_t = 4, help_heading = "Network")]
+    heads: i64,
+    /// Side of a patch in latent pixels
+    #[arg(long, default_value_t = 4, help_heading = "Network")]
+    patch: i64,
+    /// Blocks that a block sees beside itself; 0 for all before it, as in the paper
+    #[arg(long, default_value_t = 3, value_name = "BLOCKS", help_heading = "Network")]
+    window: i64,
+    /// What the network predicts: v, or the noise as in the paper
+    #[arg(long, value_enum, default_value = "v", help_heading = "Network")]
+    prediction: PredictionArg,
+
+    /// Clips per step
+    #[arg(long, default_value_t = 12, help_heading = "Schedule")]
+    batch: usize,
+    /// Steps of the whole schedule
+    #[arg(long, default_value_t = 6000, help_heading = "Schedule")]
+    steps: u64,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 6e-4, help_heading = "Schedule")]
+    rate: f64,
+    /// Steps over which the rate rises
+    #[arg(long, default_value_t = 100, value_name = "STEPS", help_heading = "Schedule")]
+    warmup: u64,
+    /// Probability with which a block loses its label, for guidance
+    #[arg(long, default_value_t = 0.1, value_name = "P", help_heading = "Schedule")]
+    label_dropout: f64,
+    /// Most noise on the clean context, so that a stream forgives its own errors
+    #[arg(long, default_value_t = 0.1, value_name = "SIGMA", help_heading = "Schedule")]
+    context_noise: f64,
+    /// Decay of the weights' average
+    #[arg(long, default_value_t = 0.998, value_name = "DECAY", help_heading = "Schedule")]
+    ema: f64,
+    /// f32, bf16 or auto: type of the activations, weights are f32 throughout
+    #[arg(long, default_value_t = Precision::F32, help_heading = "Schedule")]
+    dtype: Precision,
+
+    #[command(flatten)]
+    keeping: Keeping,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PredictionArg {
+    V,
+    Epsilon,
+}
+
+impl Train {
+    pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        let Keeping { out, resume, stop_at, save_every, seed, device } = &self.keeping;
+        let placement = Placement::select(*device, self.dtype)?;
+        let dataset = self.data.open(*seed)?;
+        let vae = self.vae.clone().map_or_else(|| world::shipped().map(|folder| folder.join("vae")), Ok)?;
+        let meta = dataset.meta();
+        let recipe = Recipe {
+            model: self.network(&VaeConfig::load(&vae)?, meta.labels.len() as i64)?,
+            prediction: match self.prediction {
+                PredictionArg::V => Prediction::V,
+                PredictionArg::Epsilon => Prediction::Epsilon,
+            },
+            blocks: self.frames / FRAMES_PER_BLOCK,
+            batch: self.batch,
+            steps: self.steps,
+            rate: self.rate,
+            warmup: self.warmup,
+            label_dropout: self.label_dropout,
+            context_noise: self.context_noise,
+            ema: self.ema,
+            bf16: placement.kind == Kind::BFloat16,
+            seed: *seed,
+        };
+        let interrupt = signals::interrupt()?;
+        let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
+        let procedural = matches!(dataset.source, Source::Gravity);
+        let clips = self.clips.unwrap_or(if procedural { GRAVITY_CLIPS } else { usize::MAX });
+        let size = BankSize {
+            clips,
+            blocks: if procedural { GRAVITY_BLOCKS.max(recipe.blocks) } else { recipe.blocks },
+            frames_per_block: FRAMES_PER_BLOCK,
+        };
+        let bar = output::progress(if procedural { clips as u64 } else { 0 }, "clips encoded");
+        let (bank, skipped) = dataset.bank(&encoder, size, |done| bar.set_position(done as u64))?;
+        bar.finish_and_clear();
+        warn_of(&skipped);
+        let run = Run {
+            out,
+            vae: &vae,
+            meta: &meta,
+            resume: *resume,
+            stop_at: *stop_at,
+            save_every: *save_every,
+            device: placement.device,
+            interrupt,
+        };
+        let summary = world_loop::train(&recipe, &bank, &run)?;
+        output.print(&summary, || {
+            let weights = out.join("weights");
+            format!("step {}, loss {:.4}: {}", summary.step, summary.loss, weights.display())
+        })
+    }
+
+    fn network(&self, vae: &VaeConfig, num_classes: i64) -> anyhow::Result<Config> {
+        let (resolution, downsampling) = (i64::from(self.data.resolution), vae.downsampling());
+        if self.frames == 0 || !self.frames.is_multiple_of(FRAMES_PER_BLOCK) {
+            bail!("--frames {}: expected a multiple of {FRAMES_PER_BLOCK}", self.frames);
+        }
+        if self.patch < 1 || resolution == 0 || resolution % (downsampling * self.patch) != 0 {
+            let multiple = downsampling * self.patch.max(1);
+            bail!(
+                "--resolution {resolution}: expected a multiple of {multiple}, the VAE's {downsampling} times --patch"
+            );
+        }
+        let side = resolution / downsampling;
+        let config = Config {
+            class_name: "AcditTransformer".to_owned(),
+            hidden_size: self.hidden,
+            num_layers: self.layers,
+            num_attention_heads: self.heads,
+            intermediate_size: 4 * self.hidden,
+            num_classes,
+            in_channels: vae.latent_channels(),
+            patch_size: self.patch,
+            sample_height: side,
+            sample_width: side,
+            sample_frames: self.frames as i64,
+            frames_per_block: FRAMES_PER_BLOCK as i64,
+            square_block: None,
+            rope: RopeKind::Axial,
+            nd_split: vec![2, 3, 3],
+            axis_lengths: vec![POSITION_FRAMES.max(self.frames as i64), side / self.patch, side / self.patch],
+            context_window: Some(self.window).filter(|&window| window != 0),
+        };
+        config.validate().context("--hidden, --layers, --heads, --patch, --window")?;
+        Ok(config)
+    }
+}
+
+/// Says which files were left out; the run goes on without them.
+pub(crate) fn warn_of(skipped: &[Skipped]) {
+    if let Some(first) = skipped.first() {
+        tracing::warn!("{} clips are left out, the first: {first}", skipped.len());
+    }
+}
