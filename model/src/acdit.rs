@@ -9,6 +9,7 @@ use tch::{Kind, Tensor, nn};
 use crate::block::{Block, FinalLayer};
 use crate::embed::{LabelEmbedder, TimestepEmbedder};
 use crate::linear::{Linear, Start};
+use crate::norm::{Eager, NormModulate};
 use crate::{Config, Error, KvStore, Rope, RopeTable, mask};
 
 /// The ACDiT network. Weights only: whatever a stream remembers is in the [`KvStore`] that callers pass.
@@ -17,6 +18,7 @@ pub struct Acdit {
     config: Config,
     rope: Rope,
     compute: Kind,
+    norm: Box<dyn NormModulate>,
     x_embedder: Linear,
     t_embedder: TimestepEmbedder,
     y_embedder: LabelEmbedder,
@@ -74,6 +76,7 @@ impl Acdit {
         Ok(Self {
             rope: Rope::new(config),
             compute,
+            norm: Box::new(Eager),
             x_embedder: Linear::new(vs / "x_embedder", config.token_width(), hidden, false, Start::Xavier),
             t_embedder: TimestepEmbedder::new(vs / "t_embedder", hidden),
             y_embedder: LabelEmbedder::new(vs / "y_embedder", config.num_classes, hidden),
@@ -83,6 +86,11 @@ impl Acdit {
             final_layer: FinalLayer::new(vs / "final_layer", config),
             config: config.clone(),
         })
+    }
+
+    /// Replaces the way noised tokens are normalised and modulated, by a device's kernel for inference.
+    pub fn set_norm(&mut self, norm: Box<dyn NormModulate>) {
+        self.norm = norm;
     }
 
     /// The sizes this network was built with.
@@ -200,12 +208,11 @@ impl Acdit {
         mask: Option<&Tensor>,
     ) -> Tensor {
         let TrainingBatch { noised, timesteps, labels, .. } = batch;
-        let condition =
-            self.timestep_embedding(timesteps) + self.y_embedder.forward(labels, self.compute); // (N, T, D)
+        let condition = self.timestep_embedding(timesteps) + self.y_embedder.forward(labels, self.compute); // (N, T, D)
         let embedded = self.x_embedder.forward(&noised.to_kind(self.compute)); // (N, T, B, D)
         let xs = (self.blocks.iter())
-            .fold(embedded, |xs, block| block.noised(&xs, &condition, rope, store, mask));
-        self.final_layer.forward(&xs, &condition).to_kind(Kind::Float)
+            .fold(embedded, |xs, block| block.noised(&xs, &condition, &*self.norm, rope, store, mask));
+        self.final_layer.forward(&xs, &condition, &*self.norm).to_kind(Kind::Float)
     }
 
     /// N and T of (N, T, B, p²·C) tokens.

@@ -56,7 +56,8 @@ impl Attention {
         let (n, l, hidden) = xs.size3().expect("attention input is (N, L, D)");
         let qkv = self.qkv.forward(xs).view([n, l, 3, self.heads, hidden / self.heads]);
         let qkv = qkv.permute([2, 0, 3, 1, 4]); // (3, N, H, L, d)
-        let rotated = |norm: &RmsNorm, part: i64| rope.apply(&norm.forward(&qkv.get(part))).to_kind(xs.kind());
+        let rotated =
+            |norm: &RmsNorm, part: i64| rope.apply(&norm.forward(&qkv.get(part))).to_kind(xs.kind());
         [rotated(&self.q_norm, 0), rotated(&self.k_norm, 1), qkv.get(2)]
     }
 }

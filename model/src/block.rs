@@ -4,7 +4,7 @@ use tch::{Tensor, nn};
 
 use crate::attention::Attention;
 use crate::linear::{Linear, Start};
-use crate::norm::RmsNorm;
+use crate::norm::{NormModulate, RmsNorm};
 use crate::{Config, KvStore, RopeTable};
 
 /// `norm1 → attn → norm2 → mlp`, each half a residual. Noised tokens are modulated and gated by their condition; clean
@@ -38,9 +38,9 @@ impl Block {
         store: &mut dyn KvStore,
         mask: Option<&Tensor>,
     ) -> Tensor {
-        let normed = self.norm1.modulated(xs, None);
+        let normed = self.norm1.plain(xs);
         let xs = xs + self.attend(&normed, rope, store, mask);
-        &xs + self.mlp.forward(&self.norm2.modulated(&xs, None))
+        &xs + self.mlp.forward(&self.norm2.plain(&xs))
     }
 
     /// Noised tokens (N, T, B, D) under `condition` (N, T, D) → (N, T, B, D).
@@ -48,20 +48,21 @@ impl Block {
         &self,
         xs: &Tensor,
         condition: &Tensor,
+        norm: &dyn NormModulate,
         rope: &RopeTable,
         store: &mut dyn KvStore,
         mask: Option<&Tensor>,
     ) -> Tensor {
         let [shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp] = self.ada_ln.forward(condition);
-        let normed = self.norm1.modulated(xs, Some((&shift_msa, &scale_msa)));
+        let normed = self.norm1.modulated(norm, xs, &shift_msa, &scale_msa);
         let xs = xs.addcmul(&gate_msa, &self.attend(&normed, rope, store, mask));
-        let normed = self.norm2.modulated(&xs, Some((&shift_mlp, &scale_mlp)));
+        let normed = self.norm2.modulated(norm, &xs, &shift_mlp, &scale_mlp);
         xs.addcmul(&gate_mlp, &self.mlp.forward(&normed))
     }
 
     /// Stores this layer's clean keys and values and stops there.
     pub(crate) fn remember(&self, xs: &Tensor, rope: &RopeTable, store: &mut dyn KvStore) {
-        self.attn.remember(&self.norm1.modulated(xs, None).flatten(1, 2), rope, store);
+        self.attn.remember(&self.norm1.plain(xs).flatten(1, 2), rope, store);
     }
 
     fn attend(
@@ -103,7 +104,15 @@ struct AdaLn<const PARTS: usize> {
 
 impl<const PARTS: usize> AdaLn<PARTS> {
     fn new(vs: &nn::Path, hidden: i64) -> Self {
-        Self { linear: Linear::new(vs / "adaLN_modulation" / 1, hidden, PARTS as i64 * hidden, true, Start::Zero) }
+        Self {
+            linear: Linear::new(
+                vs / "adaLN_modulation" / 1,
+                hidden,
+                PARTS as i64 * hidden,
+                true,
+                Start::Zero,
+            ),
+        }
     }
 
     /// (N, T, D) → `PARTS` tensors (N, T, 1, D), to be broadcast over a block's tokens.
@@ -131,8 +140,8 @@ impl FinalLayer {
     }
 
     /// (N, T, B, D) under (N, T, D) → (N, T, B, p²·C).
-    pub(crate) fn forward(&self, xs: &Tensor, condition: &Tensor) -> Tensor {
+    pub(crate) fn forward(&self, xs: &Tensor, condition: &Tensor, norm: &dyn NormModulate) -> Tensor {
         let [shift, scale] = self.ada_ln.forward(condition);
-        self.linear.forward(&self.norm_final.modulated(xs, Some((&shift, &scale))))
+        self.linear.forward(&self.norm_final.modulated(norm, xs, &shift, &scale))
     }
 }

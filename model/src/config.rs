@@ -187,7 +187,9 @@ impl Config {
         }
         let (hidden, heads) = (self.hidden_size, self.num_attention_heads);
         if hidden % heads != 0 || self.head_dim() % 2 != 0 {
-            return fail(format!("hidden_size {hidden} over num_attention_heads {heads} is not an even head size"));
+            return fail(format!(
+                "hidden_size {hidden} over num_attention_heads {heads} is not an even head size"
+            ));
         }
         if self.sample_height % self.patch_size != 0 || self.sample_width % self.patch_size != 0 {
             return fail(format!(
@@ -203,11 +205,18 @@ impl Config {
             ));
         }
         if self.nd_split.iter().chain(&self.axis_lengths).any(|&v| !(1..=1 << 20).contains(&v)) {
-            return fail(format!("nd_split {:?} and axis_lengths {:?} must be positive", self.nd_split, self.axis_lengths));
+            return fail(format!(
+                "nd_split {:?} and axis_lengths {:?} must be positive",
+                self.nd_split, self.axis_lengths
+            ));
         }
         let dims = self.axis_dims();
         if dims.iter().sum::<i64>() != self.head_dim() || dims.iter().any(|d| d % 2 != 0 || *d == 0) {
-            return fail(format!("nd_split {:?} does not cut head size {} into even parts", self.nd_split, self.head_dim()));
+            return fail(format!(
+                "nd_split {:?} does not cut head size {} into even parts",
+                self.nd_split,
+                self.head_dim()
+            ));
         }
         if let Some(side) = self.square_block {
             let (rows, columns) = self.token_grid();

@@ -20,7 +20,9 @@ pub enum Error {
         got: Vec<i64>,
     },
     /// A block position lies beyond the rotary tables of published weights.
-    #[error("block {block} lies beyond the {frames} frames the published position tables cover: use the recompute window")]
+    #[error(
+        "block {block} lies beyond the {frames} frames the published position tables cover: use the recompute window"
+    )]
     Position {
         /// Block index.
         block: i64,

@@ -29,5 +29,6 @@ pub use embed::timestep_sinusoid;
 pub use error::Error;
 pub use kv::{KvStore, NoCache};
 pub use mask::{causal, scam, tokens};
+pub use norm::{Eager, NormModulate};
 pub use patch::Patcher;
 pub use rope::{Rope, RopeTable};

@@ -21,12 +21,53 @@ impl RmsNorm {
         xs.to_kind(Kind::Float).rms_norm([self.size], Some(&self.weight.to_kind(Kind::Float)), EPSILON)
     }
 
-    /// [`Self::forward`] followed by `x · (1 + scale) + shift`, back in the input's type. `None` is the clean stream.
-    pub(crate) fn modulated(&self, xs: &Tensor, modulation: Option<(&Tensor, &Tensor)>) -> Tensor {
-        let normed = self.forward(xs).to_kind(xs.kind());
-        match modulation {
-            Some((shift, scale)) => shift.addcmul(&normed, &(scale + 1.0)),
-            None => normed,
-        }
+    /// Normalises clean tokens (…, size), in their own type.
+    pub(crate) fn plain(&self, xs: &Tensor) -> Tensor {
+        self.forward(xs).to_kind(xs.kind())
+    }
+
+    /// Normalises noised tokens (N, T, B, size) and modulates them by `shift` and `scale` (N, T, 1, size).
+    pub(crate) fn modulated(
+        &self,
+        norm: &dyn NormModulate,
+        xs: &Tensor,
+        shift: &Tensor,
+        scale: &Tensor,
+    ) -> Tensor {
+        norm.norm_modulate(xs, &self.weight, shift, scale, EPSILON)
+    }
+}
+
+/// RMSNorm and adaLN modulation as one operation, which a device may have a kernel for.
+pub trait NormModulate: std::fmt::Debug + Send {
+    /// `rms_norm(xs) · weight · (1 + scale) + shift`, the norm in f32, the result in the type of `xs`.
+    ///
+    /// `xs` is (N, T, B, D), `weight` (D), `shift` and `scale` (N, T, 1, D).
+    fn norm_modulate(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        shift: &Tensor,
+        scale: &Tensor,
+        epsilon: f64,
+    ) -> Tensor;
+}
+
+/// [`NormModulate`] in ATen operations: differentiable, and right on every device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Eager;
+
+impl NormModulate for Eager {
+    fn norm_modulate(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        shift: &Tensor,
+        scale: &Tensor,
+        epsilon: f64,
+    ) -> Tensor {
+        let width = weight.size();
+        let normed = xs.to_kind(Kind::Float).rms_norm(width, Some(&weight.to_kind(Kind::Float)), epsilon);
+        shift.addcmul(&normed.to_kind(xs.kind()), &(scale + 1.0))
     }
 }

@@ -80,10 +80,12 @@ mod tests {
             in_channels: 1,
             ..Config::video(Preset::B, 32, 1)
         };
-        let blocks = Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1, 1, 1]).expand([4, 1, 2, 2], false);
+        let blocks =
+            Tensor::arange(4, (Kind::Float, Device::Cpu)).view([4, 1, 1, 1]).expand([4, 1, 2, 2], false);
         let image = Patcher::new(&config).assemble(&blocks.contiguous());
         let expected =
-            Tensor::from_slice(&[0f32, 0., 1., 1., 0., 0., 1., 1., 2., 2., 3., 3., 2., 2., 3., 3.]).view([1, 1, 4, 4]);
+            Tensor::from_slice(&[0f32, 0., 1., 1., 0., 0., 1., 1., 2., 2., 3., 3., 2., 2., 3., 3.])
+                .view([1, 1, 4, 4]);
         assert!(image.equal(&expected));
     }
 }

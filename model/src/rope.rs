@@ -52,7 +52,10 @@ impl Rope {
         let (layout, offsets) = match config.square_block {
             Some(side) => (Layout::Image { side, blocks_per_row: columns / side }, grid(&[side, side])),
             None => (
-                Layout::Video { frames_per_block: config.frames_per_block, table_frames: config.axis_lengths[0] },
+                Layout::Video {
+                    frames_per_block: config.frames_per_block,
+                    table_frames: config.axis_lengths[0],
+                },
                 grid(&[config.frames_per_block, rows, columns]),
             ),
         };
@@ -164,7 +167,10 @@ mod tests {
     /// q·k between two tokens of one head, for a pair of blocks.
     fn score(rope: &Rope, q_block: i64, k_block: i64) -> f64 {
         tch::manual_seed(1);
-        let (q, k) = (Tensor::randn([1, 1, 16, 64], (Kind::Float, Device::Cpu)), Tensor::randn([1, 1, 16, 64], (Kind::Float, Device::Cpu)));
+        let (q, k) = (
+            Tensor::randn([1, 1, 16, 64], (Kind::Float, Device::Cpu)),
+            Tensor::randn([1, 1, 16, 64], (Kind::Float, Device::Cpu)),
+        );
         let q = rope.table(q_block, 1, Device::Cpu).unwrap().apply(&q);
         let k = rope.table(k_block, 1, Device::Cpu).unwrap().apply(&k);
         q.matmul(&k.transpose(-1, -2)).double_value(&[0, 0, 3, 9])

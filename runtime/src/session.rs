@@ -191,7 +191,8 @@ impl Session {
         let labels = Tensor::from_slice(labels).to_device(device);
         let rope = model.rope().table(self.window.position(), 1, device)?;
         let mut solver = Solver::new(solver, &world.schedule, steps)?;
-        let hold = pinned.map(|tokens| (tokens, self.noise(world, Purpose::Pin).narrow(1, 0, tokens.size()[1])));
+        let hold =
+            pinned.map(|tokens| (tokens, self.noise(world, Purpose::Pin).narrow(1, 0, tokens.size()[1])));
         let held = |tokens: Tensor, level: NoiseLevel| match &hold {
             Some((clean, noise)) => {
                 let (length, rest) = (clean.size()[1], tokens.size()[1] - clean.size()[1]);
@@ -223,7 +224,9 @@ impl Session {
             [given, gc, gh, gw] if (1..=frames).contains(&given) && [gc, gh, gw] == [c, h, w] => {}
             _ => {
                 let got = latents.size();
-                return Err(Error::Input(format!("injected latents {got:?}, expected [1 to {frames}, {c}, {h}, {w}]")));
+                return Err(Error::Input(format!(
+                    "injected latents {got:?}, expected [1 to {frames}, {c}, {h}, {w}]"
+                )));
             }
         }
         let latents = latents.to_kind(Kind::Float).to_device(world.model.device());
@@ -235,7 +238,9 @@ impl Session {
         let config = world.model.config();
         let shape = [1, config.block_tokens(), config.token_width()];
         let mut seed = blake3::Hasher::new();
-        seed.update(&self.settings.seed.to_le_bytes()).update(&self.index.to_le_bytes()).update(&[purpose as u8]);
+        seed.update(&self.settings.seed.to_le_bytes())
+            .update(&self.index.to_le_bytes())
+            .update(&[purpose as u8]);
         let rng = ChaCha12Rng::from_seed(*seed.finalize().as_bytes());
         let length = shape.iter().product::<i64>() as usize;
         let values: Vec<f32> = StandardNormal.sample_iter(rng).take(length).collect();

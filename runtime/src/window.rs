@@ -67,7 +67,9 @@ impl Window {
                 return fail("these weights were not trained with a windowed mask: use recompute".into());
             }
             (WindowMode::Windowed, Some(trained)) if trained != capacity as i64 => {
-                return fail(format!("these weights were trained with a window of {trained} blocks, not {capacity}"));
+                return fail(format!(
+                    "these weights were trained with a window of {trained} blocks, not {capacity}"
+                ));
             }
             _ => {}
         }
@@ -75,8 +77,11 @@ impl Window {
         if capacity == 0 {
             return fail("a window holds at least 1 block".into());
         }
-        if mode == WindowMode::Recompute && config.square_block.is_none() && capacity as i64 > longest.max(1) {
-            return fail(format!("window of {capacity} blocks: these weights' positions reach {longest} and one more"));
+        if mode == WindowMode::Recompute && config.square_block.is_none() && capacity as i64 > longest.max(1)
+        {
+            return fail(format!(
+                "window of {capacity} blocks: these weights' positions reach {longest} and one more"
+            ));
         }
         Ok(Self { mode, capacity, next: 0, blocks: VecDeque::new(), layers: Vec::new() })
     }
@@ -143,7 +148,8 @@ impl Window {
             _ => encode(model, &tokens.unsqueeze(1), self.position(), &self.layers)?,
         };
         let kept = blocks.len() as i64 * model.config().block_tokens();
-        let layers = layers.into_iter().map(|(keys, values)| (newest(keys, kept), newest(values, kept))).collect();
+        let layers =
+            layers.into_iter().map(|(keys, values)| (newest(keys, kept), newest(values, kept))).collect();
         Ok(Self { blocks, layers, next: self.next + 1, ..*self })
     }
 }

@@ -8,6 +8,7 @@ use acdit_model::{Acdit, Config, Error as ModelError, Patcher, weights};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::kernels::NormModulate;
 use crate::{Error, WindowMode};
 
 /// `world.json`: what people need to know about a world to use it.
@@ -98,7 +99,10 @@ impl World {
     /// # Errors
     /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json`.
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Self, Error> {
-        let model = Acdit::load(&folder.join("transformer"), device, kind)?;
+        let mut model = Acdit::load(&folder.join("transformer"), device, kind)?;
+        if device.is_cuda() {
+            model.set_norm(Box::new(NormModulate::load(device)?));
+        }
         let schedule =
             Schedule::new(&SchedulerConfig::load(&folder.join("scheduler").join("scheduler_config.json"))?)?;
         let path = folder.join("world.json");
@@ -111,7 +115,8 @@ impl World {
         let world = Self::new(model, schedule, meta);
         let (named, classes) = (world.meta.labels.len() as i64, world.model.config().num_classes);
         if named != classes || !(world.meta.fps > 0.0 && world.meta.fps <= 240.0) {
-            let detail = format!("{named} labels at {} fps for a network of {classes} labels", world.meta.fps);
+            let detail =
+                format!("{named} labels at {} fps for a network of {classes} labels", world.meta.fps);
             return Err(Error::WorldFile { path, detail });
         }
         Ok(world)
@@ -127,8 +132,11 @@ impl World {
     ///
     /// # Errors
     /// [`Error::Model`] for an invalid config.
-    pub fn random(config: &Config, seed: i64, device: Device, kind: Kind) -> Result<Self, Error> {
-        let model = Acdit::random(config, seed, device, kind)?;
+    pub fn random(config: &Config, seed: u64, device: Device, kind: Kind) -> Result<Self, Error> {
+        let mut model = Acdit::random(config, seed, device, kind)?;
+        if device.is_cuda() {
+            model.set_norm(Box::new(NormModulate::load(device)?));
+        }
         let schedule = Schedule::new(&SchedulerConfig::paper(Prediction::Epsilon))?;
         Ok(Self::new(model, schedule, WorldMeta::unnamed(config)))
     }

@@ -23,7 +23,8 @@ fn config(rope: RopeKind, context_window: Option<i64>) -> Config {
 }
 
 fn world(rope: RopeKind, context_window: Option<i64>) -> World {
-    World::random(&config(rope, context_window), 7, Device::Cpu, Kind::Float).expect("the test config is valid")
+    World::random(&config(rope, context_window), 7, Device::Cpu, Kind::Float)
+        .expect("the test config is valid")
 }
 
 fn settings(world: &World) -> Settings {
@@ -220,7 +221,11 @@ fn refused_steps_change_nothing() {
     session.step(&world, &first).unwrap();
     let next = session.clone().step(&world, &first).unwrap().hash;
     let poison = real_block(&world, 1) * f64::NAN;
-    for inject in [poison, Tensor::zeros([5, 4, 4, 4], (Kind::Float, Device::Cpu)), Tensor::zeros([4, 4, 4], (Kind::Float, Device::Cpu))] {
+    for inject in [
+        poison,
+        Tensor::zeros([5, 4, 4, 4], (Kind::Float, Device::Cpu)),
+        Tensor::zeros([4, 4, 4], (Kind::Float, Device::Cpu)),
+    ] {
         assert!(session.step(&world, &StepInput { label: 0, inject: Some(inject) }).is_err());
     }
     assert!(session.step(&world, &StepInput { label: 6, inject: None }).is_err());

@@ -76,7 +76,13 @@ impl LatentBank {
     ///
     /// # Errors
     /// [`Error::Dataset`] if no clip has that many blocks.
-    pub fn batch(&self, seed: u64, step: u64, batch: usize, blocks: usize) -> Result<(Tensor, Tensor), Error> {
+    pub fn batch(
+        &self,
+        seed: u64,
+        step: u64,
+        batch: usize,
+        blocks: usize,
+    ) -> Result<(Tensor, Tensor), Error> {
         let windows = |clip: &Clip| (clip.labels.len() + 1).saturating_sub(blocks);
         let total: usize = self.clips.iter().map(windows).sum();
         if total == 0 {

@@ -146,7 +146,13 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         if step % LOG_EVERY == 0 || step == end {
             mean = losses.iter().sum::<f64>() / losses.len() as f64;
             let seconds_per_step = since.elapsed().as_secs_f64() / losses.len() as f64;
-            log.record(&Record { step, loss: mean, gradient_norm, rate: rates.rate(step - 1), seconds_per_step })?;
+            log.record(&Record {
+                step,
+                loss: mean,
+                gradient_norm,
+                rate: rates.rate(step - 1),
+                seconds_per_step,
+            })?;
             log.progress(step, format!("loss {mean:.4}"));
             losses.clear();
             since = Instant::now();
@@ -195,7 +201,8 @@ impl<'a> Noising<'a> {
         let share = |table: &Tensor| table.index_select(0, &timesteps.view(-1)).view([n, t, 1, 1]);
         let (alpha, sigma) = (share(&self.alphas), share(&self.sigmas));
         let noise = clean.randn_like();
-        let context = clean.rand_like().narrow(1, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1) * self.recipe.context_noise;
+        let context =
+            clean.rand_like().narrow(1, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1) * self.recipe.context_noise;
         let dropped = Tensor::rand([n, t], (Kind::Float, self.device)).lt(self.recipe.label_dropout);
         let batch = TrainingBatch {
             noised: &clean * &alpha + &noise * &sigma,
@@ -222,9 +229,14 @@ fn check(recipe: &Recipe, bank: &LatentBank) -> Result<(), Error> {
         let Recipe { batch, blocks, steps, .. } = recipe;
         return fail(format!("batch {batch}, {blocks} blocks, {steps} steps: each must be at least 1"));
     }
-    if !(0.0..1.0).contains(&recipe.label_dropout) || !(0.0..1.0).contains(&recipe.ema) || !(recipe.rate > 0.0) {
+    if !(0.0..1.0).contains(&recipe.label_dropout)
+        || !(0.0..1.0).contains(&recipe.ema)
+        || !(recipe.rate > 0.0)
+    {
         let Recipe { label_dropout, ema, rate, .. } = recipe;
-        return fail(format!("label dropout {label_dropout}, EMA decay {ema}, learning rate {rate} out of range"));
+        return fail(format!(
+            "label dropout {label_dropout}, EMA decay {ema}, learning rate {rate} out of range"
+        ));
     }
     Ok(())
 }

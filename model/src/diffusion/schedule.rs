@@ -41,7 +41,13 @@ fn linear() -> String {
 impl SchedulerConfig {
     /// The paper's process: 1000 steps, β from 1e-4 to 0.02.
     pub fn paper(prediction_type: Prediction) -> Self {
-        Self { num_train_timesteps: 1000, beta_start: 1e-4, beta_end: 0.02, beta_schedule: linear(), prediction_type }
+        Self {
+            num_train_timesteps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            beta_schedule: linear(),
+            prediction_type,
+        }
     }
 
     /// Reads `scheduler_config.json`.
@@ -93,9 +99,13 @@ impl Schedule {
     pub fn new(config: &SchedulerConfig) -> Result<Self, Error> {
         let SchedulerConfig { num_train_timesteps: steps, beta_start, beta_end, .. } = *config;
         if config.beta_schedule != "linear" {
-            return Err(Error::Sampling(format!("beta_schedule {:?}, expected \"linear\"", config.beta_schedule)));
+            return Err(Error::Sampling(format!(
+                "beta_schedule {:?}, expected \"linear\"",
+                config.beta_schedule
+            )));
         }
-        if !(2..=1_000_000).contains(&steps) || !(beta_start > 0.0 && beta_start <= beta_end && beta_end < 1.0) {
+        let rising = 0.0 < beta_start && beta_start <= beta_end && beta_end < 1.0;
+        if !rising || !(2..=1_000_000).contains(&steps) {
             return Err(Error::Sampling(format!("{steps} timesteps with beta {beta_start} to {beta_end}")));
         }
         let beta = |t: i64| beta_start + (beta_end - beta_start) * t as f64 / (steps - 1) as f64;

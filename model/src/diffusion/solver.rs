@@ -92,7 +92,8 @@ mod tests {
     #[test]
     fn a_perfect_prediction_is_recovered() {
         let schedule = Schedule::new(&SchedulerConfig::paper(Prediction::Epsilon)).unwrap();
-        let (clean, noise) = (Tensor::from_slice(&[0.5f32, -2.0, 1.0]), Tensor::from_slice(&[1.0f32, 0.2, -0.7]));
+        let (clean, noise) =
+            (Tensor::from_slice(&[0.5f32, -2.0, 1.0]), Tensor::from_slice(&[1.0f32, 0.2, -0.7]));
         for kind in [SolverKind::DpmSolverPlusPlus, SolverKind::Ddim] {
             for steps in [1, 2, 7, 50] {
                 let mut solver = Solver::new(kind, &schedule, steps).unwrap();
@@ -100,7 +101,10 @@ mod tests {
                 for index in 0..steps {
                     x = solver.step(index, &x, &noise);
                 }
-                assert!((&x - &clean).abs().max().double_value(&[]) < 1e-4, "{kind:?} with {steps} steps: {x}");
+                assert!(
+                    (&x - &clean).abs().max().double_value(&[]) < 1e-4,
+                    "{kind:?} with {steps} steps: {x}"
+                );
             }
         }
     }

@@ -6,6 +6,9 @@ pub mod pt;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -18,7 +21,8 @@ use crate::{Acdit, Config, Error};
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Error> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let format = |detail: String| Error::Format { path: path.into(), detail };
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| format(format!("not a safetensors file: {e}")))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|e| format(format!("not a safetensors file: {e}")))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
         let tensor = from_view(&view).map_err(|detail| format(format!("{name}: {detail}")))?;
@@ -65,15 +69,14 @@ pub fn write<'a>(
 ) -> Result<(), Error> {
     let tensors: Vec<(String, Tensor)> = (tensors.into_iter())
         .map(|(name, tensor)| {
-            let tensor = if tensor.is_floating_point() { tensor.to_kind(kind) } else { tensor.shallow_clone() };
+            let tensor =
+                if tensor.is_floating_point() { tensor.to_kind(kind) } else { tensor.shallow_clone() };
             (name.clone(), tensor.to_device(Device::Cpu).detach().contiguous())
         })
         .collect();
     let partial = path.with_extension("partial");
-    Tensor::write_safetensors(&tensors, &partial).map_err(|e| Error::Format {
-        path: path.into(),
-        detail: format!("cannot write: {e}"),
-    })?;
+    Tensor::write_safetensors(&tensors, &partial)
+        .map_err(|e| Error::Format { path: path.into(), detail: format!("cannot write: {e}") })?;
     let synced = std::fs::File::open(&partial).and_then(|file| file.sync_all());
     synced.and_then(|()| std::fs::rename(&partial, path)).map_err(|e| Error::io(path, e))
 }
@@ -149,22 +152,26 @@ impl Acdit {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn random(config: &Config, seed: i64, device: Device, kind: Kind) -> Result<Self, Error> {
+    pub fn random(config: &Config, seed: u64, device: Device, kind: Kind) -> Result<Self, Error> {
         config.validate()?;
         let mut vs = nn::VarStore::new(device);
         let model = tch::no_grad(|| Self::new(&vs.root(), config, kind))?;
         let variables: BTreeMap<String, Tensor> = vs.variables().into_iter().collect();
-        tch::manual_seed(seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         tch::no_grad(|| {
             for (name, mut variable) in variables {
-                let centre = if name.contains("norm") { 1.0 } else { 0.0 };
+                let centre: f32 = if name.contains("norm") { 1.0 } else { 0.0 };
                 let spread = if name.ends_with("weight") && centre == 0.0 {
-                    (variable.size()[1] as f64).sqrt().recip()
+                    (variable.size()[1] as f32).sqrt().recip()
                 } else {
                     0.05
                 };
-                let values = Tensor::randn(variable.size(), (Kind::Float, Device::Cpu)) * spread + centre;
-                variable.f_copy_(&values)?;
+                let values: Vec<f32> = Normal::new(centre, spread)
+                    .expect("both are finite")
+                    .sample_iter(&mut rng)
+                    .take(variable.numel())
+                    .collect();
+                variable.f_copy_(&Tensor::from_slice(&values).view(&variable.size()[..]))?;
             }
             Ok::<_, Error>(())
         })?;

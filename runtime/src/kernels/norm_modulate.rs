@@ -116,6 +116,28 @@ impl NormModulate {
     }
 }
 
+impl acdit_model::NormModulate for NormModulate {
+    /// A launch that is refused is reported once per call and done eagerly: a slow block beats a lost one.
+    fn norm_modulate(&self, xs: &Tensor, weight: &Tensor, shift: &Tensor, scale: &Tensor, epsilon: f64) -> Tensor {
+        if !self.is_fused() {
+            return acdit_model::Eager.norm_modulate(xs, weight, shift, scale, epsilon);
+        }
+        let x = xs.flatten(0, 1); // (N·T, B, D)
+        let flat = |part: &Tensor| part.flatten(0, 2); // (N·T, D)
+        let (shift_rows, scale_rows) = (flat(shift), flat(scale));
+        let weight_row = weight.to_kind(xs.kind());
+        let input =
+            NormModulateInput { x: &x, weight: &weight_row, shift: &shift_rows, scale: &scale_rows, eps: epsilon };
+        match self.forward(&input) {
+            Ok(y) => y.view_as(xs),
+            Err(error) => {
+                tracing::error!("{error}");
+                acdit_model::Eager.norm_modulate(xs, weight, shift, scale, epsilon)
+            }
+        }
+    }
+}
+
 #[cfg(feature = "cuda")]
 mod fused {
     use std::sync::Arc;
