@@ -123,7 +123,8 @@ impl Pair {
             schedule: Schedule::new(&scheduler)?,
             // DPM-Solver++ of first order is DDIM.
             solver: if order.solver_order == 1 { SolverKind::Ddim } else { SolverKind::DpmSolverPlusPlus },
-            guidance: field("cfg_scale")?.parse().context("metadata \"cfg_scale\"")?,
+            // The published sampler guides only above 1.
+            guidance: field("cfg_scale")?.parse::<f64>().context("metadata \"cfg_scale\"")?.max(1.0),
             steps: field("steps")?.parse().context("metadata \"steps\"")?,
             golden: weights::read(golden)?,
         })
