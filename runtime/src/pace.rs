@@ -1,17 +1,23 @@
 //! The playback clock: when the next block may be generated.
 //!
 //! A generator that runs ahead of what is on screen makes controls feel dead, and one that tries to catch up after a
-//! stall shows a burst. So block `n + 1` may start when block `n` starts to play, never earlier; and when a block comes
-//! too late, the clock slips by as much as it was late: later blocks keep their distance and no latency builds up.
+//! stall shows a burst. So block `n + 1` is started while block `n` plays, never earlier, and as late as is safe: twice the
+//! time that blocks take before it is needed, and a margin. When a block comes too late, the clock slips by as much as it
+//! was late: later blocks keep their distance and no latency builds up.
 //!
 //! The clock is pure: the caller passes the time, as the duration since an origin of its choice.
 
 use std::time::Duration;
 
+/// Kept in hand for what is not measured: other processes, the network, the viewer.
+const MARGIN: Duration = Duration::from_millis(100);
+
 /// The playback clock of one stream.
 #[derive(Clone, Debug)]
 pub struct Pace {
     block: Duration,
+    /// What a block takes from its start to its packets; slow ones are remembered for a while.
+    takes: Option<Duration>,
     /// When everything delivered so far will have been shown; `None` before the first block.
     end: Option<Duration>,
     due: Duration,
@@ -23,10 +29,15 @@ impl Pace {
     /// A clock for blocks that play for `block` each; [`Duration::ZERO`] means as fast as possible. The first block is
     /// due at once.
     pub fn new(block: Duration) -> Self {
-        Self { block, end: None, due: Duration::ZERO, frozen_at: None, underruns: 0 }
+        Self { block, takes: None, end: None, due: Duration::ZERO, frozen_at: None, underruns: 0 }
     }
 
-    /// When the next block may be generated; `None` while paused.
+    /// Notes what a block took. Until anything is known, blocks are due as early as they may be.
+    pub fn took(&mut self, time: Duration) {
+        self.takes = Some(self.takes.map_or(time, |before| time.max(before.mul_f64(0.9))));
+    }
+
+    /// When the next block is to be generated; `None` while paused.
     pub fn due(&self) -> Option<Duration> {
         self.frozen_at.is_none().then_some(self.due)
     }
@@ -41,7 +52,8 @@ impl Pace {
             self.underruns += 1;
         }
         self.end = Some(start + self.block);
-        self.due = start;
+        self.due =
+            start + self.takes.map_or(Duration::ZERO, |time| self.block.saturating_sub(2 * time + MARGIN));
     }
 
     /// Notes that a block asked for while paused is on screen: the next one is due as soon as the clock runs again.
@@ -95,6 +107,24 @@ mod tests {
         assert_eq!(pace.due(), Some(ms(1600)));
         pace.delivered(ms(1700)); // plays 2100..2600
         assert_eq!(pace.due(), Some(ms(2100)));
+        assert_eq!(pace.underruns(), 0);
+    }
+
+    #[test]
+    fn what_is_made_quickly_is_started_late() {
+        let mut pace = Pace::new(ms(500));
+        pace.took(ms(50));
+        pace.delivered(ms(0)); // plays 0..500
+        assert_eq!(pace.due(), Some(ms(300)), "two blocks' time and the margin before it is needed");
+        pace.took(ms(40));
+        pace.delivered(ms(340)); // plays 500..1000
+        assert_eq!(pace.due(), Some(ms(500 + 310)), "a slower block is remembered");
+        pace.took(ms(190));
+        pace.delivered(ms(1000)); // plays 1000..1500
+        assert_eq!(pace.due(), Some(ms(1020)));
+        pace.took(ms(400));
+        pace.delivered(ms(1400));
+        assert_eq!(pace.due(), Some(ms(1500)), "never before the block before it plays");
         assert_eq!(pace.underruns(), 0);
     }
 

@@ -117,6 +117,9 @@ impl Seat {
                     self.steps -= 1;
                     self.pace.stepped(now);
                 } else {
+                    let Timings { decode, encode, .. } = self.state.timings;
+                    let took = Timings { decode, encode, ..timings }.total();
+                    self.pace.took(Duration::from_secs_f64(took));
                     self.pace.delivered(now);
                 }
                 self.state.underruns = self.pace.underruns();
