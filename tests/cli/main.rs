@@ -1,0 +1,10 @@
+//! The command as people and scripts meet it: the real binary, its exit status, its words, and the files that it leaves.
+
+#![cfg(feature = "video")]
+
+mod configuration;
+mod harness;
+mod making;
+mod refusals;
+mod serving;
+mod training;

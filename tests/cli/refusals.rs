@@ -1,0 +1,121 @@
+//! Bad input and a bad environment: exit status 2, one clear line, nothing left behind.
+
+use std::net::TcpListener;
+
+use crate::harness::Folder;
+
+/// Runs `words`, which must be refused with a line that holds `needle`.
+fn refused(folder: &Folder, words: &[&str], needle: &str) {
+    let before = folder.names();
+    let ran = folder.run(words);
+    assert_eq!(ran.code, Some(2), "{words:?}: {ran:?}");
+    assert!(ran.stderr.starts_with("error: ") && ran.stderr.contains(needle), "{words:?}: {ran:?}");
+    assert_eq!(ran.stderr.trim_end().lines().count(), 1, "{words:?}: {ran:?}");
+    assert_eq!(ran.stdout, "", "{words:?}");
+    assert_eq!(folder.names(), before, "{words:?} left something behind");
+}
+
+#[test]
+fn generate_says_what_is_wrong() {
+    let folder = Folder::with_world();
+    let generate = |more: &[&str], needle: &str| {
+        refused(&folder, &[&["generate", "--weights", "world"], more].concat(), needle);
+    };
+    generate(&["--frames", "0", "--out", "a.mp4"], "'0' for '--frames <N>'");
+    generate(&["--frames", "-1", "--out", "a.mp4"], "'-1'");
+    generate(&["--out", "a.mp4"], "--frames N is missing");
+    generate(&["--frames", "4"], "--out <FILE>");
+    generate(&["--frames", "4", "--out", "a.avi"], "a.avi: expected a name ending in .mp4");
+    generate(&["--frames", "4", "--out", "no/a.mp4"], "the folder no does not exist");
+    let labels = "unknown label \"up\"; this world has: still, left, right";
+    generate(&["--frames", "4", "--out", "a.mp4", "--label", "left,up"], labels);
+    generate(&["--frames", "4", "--out", "a.mp4", "--hold", "0"], "--hold");
+    generate(&["--frames", "4", "--out", "a.mp4", "--steps", "0"], "steps");
+    generate(&["--frames", "4", "--out", "a.mp4", "--solver", "euler"], "expected \"dpm++\" or \"ddim\"");
+    generate(&["--frames", "4", "--out", "a.mp4", "--guidance", "nan"], "guidance NaN");
+    generate(&["--frames", "4", "--out", "a.mp4", "--window", "0"], "at least 1 block");
+    let window = "trained with a window of 2 blocks, not 3";
+    generate(&["--frames", "4", "--out", "a.mp4", "--window", "3", "--window-mode", "windowed"], window);
+    generate(&["--frames", "4", "--out", "a.mp4", "--device", "gpu"], "unknown device \"gpu\"");
+    generate(&["--frames", "4", "--out", "a.mp4", "--dtype", "f16"], "unknown dtype \"f16\"");
+    generate(&["--frames", "4", "--out", "a.mp4", "--fast"], "unexpected argument '--fast'");
+
+    let missing = ["generate", "--weights", "nowhere", "--frames", "4", "--out", "a.mp4"];
+    refused(&folder, &missing, "nowhere: no such folder");
+    std::fs::remove_file(folder.path("world/transformer/config.json")).unwrap();
+    generate(
+        &["--frames", "4", "--out", "a.mp4"],
+        "world/transformer/config.json: No such file or directory",
+    );
+}
+
+#[test]
+fn pictures_are_no_films() {
+    let folder = Folder::with_picture_world();
+    let generate = |more: &[&str], needle: &str| {
+        refused(&folder, &[&["generate", "--weights", "world"], more].concat(), needle);
+    };
+    generate(&["--frames", "8", "--out", "a.png"], "single pictures");
+    generate(&["--out", "a.mp4"], "expected a name ending in .png");
+    generate(&["--out", "no/a.png"], "the folder no does not exist");
+    refused(&folder, &["serve", "--weights", "world", "--port", "0"], "cannot be streamed");
+}
+
+#[test]
+fn continue_says_what_is_wrong_with_the_clip() {
+    let folder = Folder::with_world();
+    folder.clip("short.mp4", 0.2);
+    std::fs::write(folder.path("text.mp4"), "this is no video").unwrap();
+    std::fs::write(folder.path("empty.mp4"), "").unwrap();
+    let continued = |clip: &str, needle: &str| {
+        let words = ["continue", clip, "--weights", "world", "--frames", "4", "--out", "a.mp4"];
+        refused(&folder, &words, needle);
+    };
+    continued("none.mp4", "none.mp4: ");
+    continued("text.mp4", "text.mp4: not a video");
+    continued("empty.mp4", "empty.mp4: not a video");
+    continued("world", "world: ");
+    continued("short.mp4", "short.mp4: too short, 4 frames at 8 per second are needed");
+}
+
+#[test]
+fn serve_takes_only_a_free_port_of_this_machine() {
+    let folder = Folder::with_world();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    refused(
+        &folder,
+        &["serve", "--weights", "world", "--port", &port],
+        &format!("127.0.0.1:{port}: Address already in use"),
+    );
+    refused(&folder, &["serve", "--weights", "world", "--host", "0.0.0.0"], "only loopback addresses");
+    refused(&folder, &["serve", "--weights", "world", "--port", "99999"], "99999");
+}
+
+#[test]
+fn the_other_verbs_say_what_is_missing() {
+    let folder = Folder::with_world();
+    refused(&folder, &["verify", "--golden", "world"], "world holds neither");
+    refused(&folder, &["verify", "--golden", "none"], "none");
+    refused(&folder, &["convert", "none.pt", "--out", "w"], "none.pt");
+    refused(
+        &folder,
+        &["bench", "--preset", "b", "--resolution", "100"],
+        "--resolution 100: expected a multiple of 16",
+    );
+    refused(&folder, &["bench", "--preset", "b", "--weights", "world"], "--weights");
+    let vae = "world/vae";
+    let gravity = ["train", "--dataset", "gravity", "--vae", vae, "--out", "run"];
+    refused(&folder, &[&gravity[..], &["--resolution", "60"]].concat(), "expected a multiple of 32");
+    refused(&folder, &[&gravity[..], &["--frames", "6"]].concat(), "--frames 6: expected a multiple of 4");
+    refused(&folder, &[&gravity[..], &["--heads", "3"]].concat(), "num_attention_heads 3");
+    let ucf = ["train", "--dataset", "ucf101", "--vae", vae, "--out", "run"];
+    refused(&folder, &ucf, "--data-dir <DIR>");
+    refused(&folder, &[&ucf[..], &["--data-dir", "none"]].concat(), "none: no such folder");
+    refused(&folder, &[&ucf[..], &["--data-dir", "world"]].concat(), "classInd.txt");
+    refused(
+        &folder,
+        &["train-vae", "--dataset", "gravity", "--resolution", "60", "--out", "run"],
+        "multiples of 8",
+    );
+}

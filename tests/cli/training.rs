@@ -1,0 +1,85 @@
+//! `train` and `train-vae`, by the smallest runs that go all the way; what they learn is tested in their crate.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use crate::harness::{Folder, ran};
+
+const TINY: [&str; 24] = [
+    "train",
+    "--dataset",
+    "gravity",
+    "--vae",
+    "world/vae",
+    "--out",
+    "run",
+    "--resolution",
+    "16",
+    "--patch",
+    "1",
+    "--hidden",
+    "32",
+    "--layers",
+    "1",
+    "--heads",
+    "2",
+    "--frames",
+    "16",
+    "--clips",
+    "2",
+    "--batch",
+    "2",
+    "--json",
+];
+
+#[test]
+fn a_run_is_stopped_resumed_and_played() {
+    let folder = Folder::with_world();
+    let train = |more: &[&str]| folder.run(&[&TINY[..], more].concat());
+    let stopped = train(&["--steps", "6", "--stop-at", "2"]).json();
+    assert_eq!(stopped["step"], 2);
+    let again = train(&["--steps", "6"]);
+    assert!(again.code == Some(2) && again.stderr.contains("holds a run already"), "{again:?}");
+    let other = train(&["--steps", "7", "--resume"]);
+    assert!(other.code == Some(2) && other.stderr.contains("made with another recipe"), "{other:?}");
+    let whole = train(&["--steps", "6", "--resume"]).json();
+    assert_eq!(whole["step"], 6);
+    assert!(whole["loss"].as_f64().is_some_and(|loss| loss > 0.0 && loss < 10.0), "{whole}");
+
+    let words = ["generate", "--weights", "run/weights", "--frames", "4", "--label", "down", "--steps", "2"];
+    let made = folder.run(&[&words[..], &["--out", "a.mp4", "--json"]].concat()).json();
+    assert_eq!(made["frames"], 4);
+    assert!(folder.path("run/checkpoints/step-00000006.safetensors").is_file());
+}
+
+#[test]
+fn an_interrupt_saves_first() {
+    let folder = Folder::with_world();
+    // As a pipe, the log tells when the loop runs.
+    std::fs::create_dir(folder.path("run")).unwrap();
+    let log = folder.path("run/log.jsonl");
+    assert!(Command::new("mkfifo").arg(&log).status().unwrap().success());
+    let words = [&TINY[..], &["--steps", "1000000"]].concat();
+    let run = folder.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(File::open(log).unwrap());
+    log.read_line(&mut String::new()).unwrap();
+    assert!(Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+    let step = ran(run.wait_with_output().unwrap()).json()["step"].as_u64().unwrap();
+    assert!(
+        step >= 1 && folder.path(&format!("run/checkpoints/step-{step:08}.safetensors")).is_file(),
+        "{step}"
+    );
+}
+
+#[test]
+fn a_vae_is_trained_for_a_world() {
+    let folder = Folder::empty();
+    let words =
+        ["train-vae", "--dataset", "gravity", "--resolution", "16", "--frames", "8", "--held-out", "4"];
+    let more = ["--width", "4", "--batch", "2", "--steps", "2", "--out", "run", "--json"];
+    let made = folder.run(&[&words[..], &more].concat()).json();
+    assert_eq!(made["step"], 2);
+    assert!(made["psnr"].as_f64().is_some_and(|psnr| psnr > 0.0) && made["loss"].is_number(), "{made}");
+    assert!(folder.path("run/weights/vae/config.json").is_file());
+}
