@@ -8,8 +8,7 @@ use acdit_model::{Acdit, Config, Error as ModelError, Patcher, weights};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::kernels::NormModulate;
-use crate::{Error, WindowMode};
+use crate::{Error, WindowMode, kernels};
 
 /// `world.json`: what people need to know about a world to use it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,9 +99,7 @@ impl World {
     /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json`.
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Self, Error> {
         let mut model = Acdit::load(&folder.join("transformer"), device, kind)?;
-        if device.is_cuda() {
-            model.set_norm(Box::new(NormModulate::load(device)?));
-        }
+        model.set_norm(kernels::norm_modulate(device)?);
         let schedule =
             Schedule::new(&SchedulerConfig::load(&folder.join("scheduler").join("scheduler_config.json"))?)?;
         let path = folder.join("world.json");
@@ -134,9 +131,7 @@ impl World {
     /// [`Error::Model`] for an invalid config.
     pub fn random(config: &Config, seed: u64, device: Device, kind: Kind) -> Result<Self, Error> {
         let mut model = Acdit::random(config, seed, device, kind)?;
-        if device.is_cuda() {
-            model.set_norm(Box::new(NormModulate::load(device)?));
-        }
+        model.set_norm(kernels::norm_modulate(device)?);
         let schedule = Schedule::new(&SchedulerConfig::paper(Prediction::Epsilon))?;
         Ok(Self::new(model, schedule, WorldMeta::unnamed(config)))
     }

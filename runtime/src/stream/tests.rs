@@ -14,9 +14,8 @@ use crate::{PacketKind, WindowMode};
 const FRAME: Size = Size { width: 2, height: 2 };
 const FRAMES_PER_BLOCK: u64 = 2;
 
-/// The same world at every call. One at a time: the weights come from PyTorch's global generator.
+/// The same world at every call.
 fn world() -> World {
-    static DRAWING: Mutex<()> = Mutex::new(());
     let config = Config {
         hidden_size: 32,
         num_layers: 2,
@@ -31,7 +30,6 @@ fn world() -> World {
         context_window: Some(2),
         ..Config::video(Preset::B, 16, 3)
     };
-    let _alone = DRAWING.lock();
     World::random(&config, 5, Device::Cpu, Kind::Float).unwrap()
 }
 
