@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use acdit_codec::vae::VaeEncoder;
 use acdit_codec::{Frame, Size};
-use acdit_runtime::{Label, WorldMeta};
+use acdit_model::diffusion::SolverKind;
+use acdit_runtime::{Label, Sampling, WorldMeta};
 
 use crate::gravity;
 use crate::ucf101::{Entry, Split, Ucf101};
@@ -69,17 +70,19 @@ impl Dataset {
     /// What `world.json` says of a world trained on these clips.
     pub fn meta(&self) -> WorldMeta {
         let named = |name: &str, key: Option<&str>| Label { name: name.into(), key: key.map(Into::into) };
-        let (name, labels, rate) = match &self.source {
+        let (name, labels, rate, sampling) = match &self.source {
             Source::Gravity => {
                 let labels = gravity::LABELS.iter().map(|label| named(label.name, Some(label.key)));
-                ("gravity", labels.collect(), gravity::FRAMES_PER_SECOND)
+                // the label decides what happens, so there is nothing for guidance to sharpen
+                let sampling = Sampling { steps: 10, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
+                ("gravity", labels.collect(), gravity::FRAMES_PER_SECOND, sampling)
             }
             Source::Ucf101(ucf) => {
                 let labels = ucf.classes().iter().map(|class| named(class, None)).collect();
-                ("ucf101", labels, UCF101_RATE / f64::from(self.frame_interval))
+                ("ucf101", labels, UCF101_RATE / f64::from(self.frame_interval), Sampling::default())
             }
         };
-        WorldMeta { name: name.into(), labels, fps: rate, sampling: Default::default() }
+        WorldMeta { name: name.into(), labels, fps: rate, sampling }
     }
 
     /// Encodes clips; `progress` is told how many are done. Files that cannot be used come back beside the bank.

@@ -231,7 +231,8 @@ fn check(recipe: &Recipe, bank: &LatentBank) -> Result<(), Error> {
     }
     if !(0.0..1.0).contains(&recipe.label_dropout)
         || !(0.0..1.0).contains(&recipe.ema)
-        || !(recipe.rate > 0.0)
+        || recipe.rate.is_nan()
+        || recipe.rate <= 0.0
     {
         let Recipe { label_dropout, ema, rate, .. } = recipe;
         return fail(format!(

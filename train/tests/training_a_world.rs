@@ -1,0 +1,187 @@
+//! The network's training loop: it learns, resumes bit for bit, refuses what cannot be, and leaves a folder that streams.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use acdit_codec::Size;
+use acdit_codec::vae::{Config as VaeConfig, Vae, tiny};
+use acdit_model::diffusion::Prediction;
+use acdit_model::{Config, Preset, weights};
+use acdit_runtime::{Session, Settings, StepInput, World};
+use acdit_train::dataset::{BankSize, Dataset, Source};
+use acdit_train::world_loop::{Recipe, Run, Summary, train};
+use acdit_train::{Error, Interrupt, LatentBank, checkpoint};
+use tch::{Device, Kind, nn};
+
+/// libtorch's random generator belongs to the process: runs that must repeat take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    tch::set_num_threads(1); // networks this small lose time to a second thread
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A VAE of random weights, which is as good as any for what is tested here.
+fn vae(folder: &Path) -> PathBuf {
+    let config = tiny::Config {
+        encoder_block_out_channels: vec![8; 4],
+        decoder_block_out_channels: vec![8; 4],
+        num_encoder_blocks: vec![0, 0, 0, 0],
+        num_decoder_blocks: vec![0, 0, 0, 0],
+        ..tiny::Config::default()
+    };
+    let vs = nn::VarStore::new(Device::Cpu);
+    tiny::AutoencoderTiny::new(&vs.root(), &config);
+    let path = folder.join("vae");
+    Vae::save(&path, &VaeConfig::AutoencoderTiny(config), &vs, Kind::Float).unwrap();
+    path
+}
+
+fn recipe() -> Recipe {
+    let model = Config {
+        hidden_size: 32,
+        num_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 64,
+        axis_lengths: vec![16, 2, 2],
+        nd_split: vec![2, 1, 1],
+        context_window: Some(2),
+        ..Config::video(Preset::B, 32, 5)
+    };
+    Recipe {
+        model,
+        prediction: Prediction::V,
+        blocks: 4,
+        batch: 4,
+        steps: 20,
+        rate: 3e-3,
+        warmup: 4,
+        label_dropout: 0.1,
+        context_noise: 0.1,
+        ema: 0.9,
+        bf16: false,
+        seed: 9,
+    }
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    vae: PathBuf,
+    dataset: Dataset,
+    bank: LatentBank,
+}
+
+fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    tch::manual_seed(1);
+    let vae = vae(folder.path());
+    let size = Size { width: 32, height: 32 };
+    let dataset = Dataset { source: Source::Gravity, size, frame_interval: 1, seed: 0 };
+    let encoder = Vae::load(&vae, Device::Cpu, Kind::Float).unwrap().encoder;
+    let amount = BankSize { clips: 3, blocks: 6, frames_per_block: 4 };
+    let (bank, _) = dataset.bank(&encoder, amount, |_| ()).unwrap();
+    Bench { folder, vae, dataset, bank }
+}
+
+impl Bench {
+    fn out(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn train(
+        &self,
+        recipe: &Recipe,
+        name: &str,
+        stop_at: Option<u64>,
+        resume: bool,
+    ) -> Result<Summary, Error> {
+        let run = Run {
+            out: &self.out(name),
+            vae: &self.vae,
+            meta: &self.dataset.meta(),
+            resume,
+            stop_at,
+            save_every: 7,
+            device: Device::Cpu,
+            interrupt: Interrupt::default(),
+        };
+        train(recipe, &self.bank, &run)
+    }
+}
+
+#[test]
+fn twenty_steps_equal_ten_and_ten_more_bit_for_bit() {
+    let _turn = alone();
+    let bench = bench();
+    let whole = bench.train(&recipe(), "whole", None, false).unwrap();
+    assert_eq!(bench.train(&recipe(), "parts", Some(10), false).unwrap().step, 10);
+    let resumed = bench.train(&recipe(), "parts", None, true).unwrap();
+    assert_eq!((whole.step, resumed.step), (20, 20));
+    let state = |name: &str| {
+        let newest = checkpoint::latest(&bench.out(name).join("checkpoints")).unwrap().unwrap();
+        weights::read(&newest).unwrap()
+    };
+    let (one, other) = (state("whole"), state("parts"));
+    assert_eq!(one.keys().collect::<Vec<_>>(), ["adamw.mean", "adamw.variance", "ema", "parameters"]);
+    assert_eq!(one, other);
+    let averaged = |name: &str| -> BTreeMap<_, _> {
+        weights::read(&bench.out(name).join("weights/transformer/diffusion_pytorch_model.safetensors"))
+            .unwrap()
+    };
+    assert_eq!(averaged("whole"), averaged("parts"));
+}
+
+#[test]
+fn it_learns_and_what_it_leaves_streams() {
+    let _turn = alone();
+    let bench = bench();
+    let recipe = Recipe { steps: 200, ..recipe() };
+    let summary = bench.train(&recipe, "run", None, false).unwrap();
+    let log = std::fs::read_to_string(bench.out("run").join("log.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+    assert!(summary.loss < 0.8 * first["loss"].as_f64().unwrap(), "{log}");
+
+    let folder = bench.out("run").join("weights");
+    let world = World::load(&folder, Device::Cpu, Kind::Float).unwrap();
+    assert_eq!(world.meta, bench.dataset.meta());
+    let mut session = Session::new(&world, Settings::of(&world, 0)).unwrap();
+    let block = session.step(&world, &StepInput { label: 1, inject: None }).unwrap();
+    assert_eq!(block.latents.size(), [4, 4, 4, 4]);
+    assert!(Vae::load(&folder.join("vae"), Device::Cpu, Kind::Float).is_ok());
+    assert!(bench.out("run/samples/step-00000200.png").is_file());
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let _turn = alone();
+    let bench = bench();
+    bench.train(&recipe(), "run", Some(1), false).unwrap();
+    let message = |result: Result<Summary, Error>| result.unwrap_err().to_string();
+    assert!(message(bench.train(&recipe(), "run", None, false)).contains("holds a run already"));
+    let other = Recipe { rate: 1e-3, ..recipe() };
+    assert!(message(bench.train(&other, "run", None, true)).contains("another recipe"));
+    let larger = Recipe { model: Config { sample_height: 8, ..recipe().model }, ..recipe() };
+    assert!(message(bench.train(&larger, "a", None, false)).contains("[4, 4, 4]"));
+    let longer = Recipe { blocks: 7, ..recipe() };
+    assert!(message(bench.train(&longer, "b", None, false)).contains("7 blocks"));
+}
+
+#[test]
+fn an_interrupt_saves_and_ends() {
+    let _turn = alone();
+    let bench = bench();
+    let interrupt = Interrupt::default();
+    interrupt.set();
+    let run = Run {
+        out: &bench.out("run"),
+        vae: &bench.vae,
+        meta: &bench.dataset.meta(),
+        resume: false,
+        stop_at: None,
+        save_every: 7,
+        device: Device::Cpu,
+        interrupt,
+    };
+    assert_eq!(train(&recipe(), &bench.bank, &run).unwrap().step, 0);
+    assert!(checkpoint::latest(&bench.out("run").join("checkpoints")).unwrap().is_some());
+}
