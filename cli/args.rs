@@ -1,9 +1,11 @@
 //! The command line: its verbs, the flags that several of them share, and how it is read.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use acdit_model::diffusion::SolverKind;
-use acdit_runtime::device::{DeviceChoice, Placement, Precision};
+use acdit_runtime::bench::block_flops;
+use acdit_runtime::device::{DeviceChoice, Placement, Precision, set_threads};
 use acdit_runtime::{Sampling, Settings, WindowMode, World};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -28,18 +30,18 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Every flag can also be set by environment variable or in the configuration file; the flag wins, then the variable. For --port
-of `serve` these are, the first that is set counting:
-  ACDIT_SERVE_PORT=9000      ACDIT_PORT=9000
-  [serve] port = 9000        port = 9000           (without a table: every verb that has the flag)
+Every flag can also be set in the environment or in the configuration file; the flag wins, then the
+environment. For --port of `serve`, the first of these that is set counts:
+  ACDIT_SERVE_PORT=9000     ACDIT_PORT=9000
+  [serve] port = 9000       port = 9000         (without a table: for every verb that has the flag)
 `acdit-world config check` prints what that comes to.
 
 Exit status: 0 done; 1 ran and failed; 2 bad input or environment, said in one line.
 
 Examples:
-  acdit-world serve                                                   # the shipped world in the browser
-  acdit-world generate --frames 240 --label left,right --out a.mp4    # a clip of it
-  acdit-world doctor                                                  # what this machine can compute on";
+  acdit-world serve                                                  # the shipped world, live
+  acdit-world generate --frames 240 --label left,right --out a.mp4   # a clip of it
+  acdit-world doctor                                                 # what this machine has";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
@@ -74,11 +76,47 @@ pub(crate) struct Compute {
     /// auto, f32 or bf16; auto is bf16 where the hardware multiplies it
     #[arg(long, default_value_t)]
     pub(crate) dtype: Precision,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
 }
 
 impl Compute {
     pub(crate) fn placement(self) -> acdit_runtime::Result<Placement> {
         Placement::select(self.device, self.dtype)
+    }
+}
+
+/// How much of the CPU one tensor operation may take.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Threads {
+    /// CPU threads of one operation [default: a core for every so much work in one]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroU16>,
+}
+
+/// Operations of one forward that are worth a thread: with less, threads spend longer waiting for one another than they
+/// save, seven times longer on a machine that is busy with other things.
+const FORWARD_PER_THREAD: f64 = 4e9;
+
+impl Threads {
+    /// Sets what was asked for, if anything.
+    pub(crate) fn set(self) {
+        if let Some(threads) = self.threads {
+            set_threads(threads);
+        }
+    }
+
+    /// Sets what was asked for, or what suits the denoising of a block.
+    pub(crate) fn set_for(self, world: &World) {
+        let one = Sampling { steps: 1, guidance: 1.0, ..world.meta.sampling };
+        let (window, mode) = (0, WindowMode::Recompute);
+        let forward = block_flops(world.model.config(), &Settings { sampling: one, window, mode, seed: 0 });
+        let worth = (forward / FORWARD_PER_THREAD).ceil() as usize;
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let suits = NonZeroU16::new(u16::try_from(worth.min(cores)).unwrap_or(u16::MAX));
+        if let Some(threads) = self.threads.or(suits) {
+            set_threads(threads);
+        }
     }
 }
 

@@ -24,14 +24,15 @@ const SWEEP: [i64; 4] = [1, 2, 4, 8];
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Weights are random unless --weights names some: the speed is the same. Times are medians over --blocks blocks in the steady
-state, with a full window; frames/s counts all stages one after the other. `make bench` compares with PyTorch.
+Weights are random unless --weights names some: the speed is the same. Times are medians over
+--blocks blocks in the steady state, with a full window; frames/s counts all stages one after the
+other. `make bench` compares with PyTorch.
 
 Examples:
   acdit-world bench --preset b --resolution 128 --steps 10
   acdit-world bench --preset xl --device cuda --sessions 4 --json
   acdit-world bench --weights weights/gravity
-  acdit-world bench --preset b --resolution 128 --sweep            # 1, 2, 4 and 8 frames per block")]
+  acdit-world bench --preset b --resolution 128 --sweep   # 1 to 8 frames per block")]
 pub(crate) struct Bench {
     /// A size of the paper [default: b]
     #[arg(long, value_enum, conflicts_with = "weights")]
@@ -162,6 +163,7 @@ impl Bench {
         let window = self.sampling.window().unwrap_or(WINDOW);
         let config = self.config(preset, frames_per_block, window as i64);
         let world = World::random(&config, 0, placement.device, placement.kind)?;
+        self.compute.threads.set_for(&world);
         let vae = vae::Config::AutoencoderKL(vae::kl::Config::stable_diffusion());
         let vae = Vae::random(&vae, placement.device, placement.kind)?;
         let settings = self.sampling.or_window(window).settings(&world, 0);

@@ -16,12 +16,12 @@ use crate::world;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The film opens with the clip's last blocks, as many as the window holds: cropped and scaled to the world's size, at its rate,
-but not otherwise touched. What follows is generated.
+The film opens with the clip's last blocks, as many as the window holds: cropped and scaled to the
+world's size, at its rate, but not otherwise touched. What follows is generated.
 
 Examples:
   acdit-world continue clip.mp4 --frames 120 --out longer.mp4
-  acdit-world continue v_Biking_g01_c01.avi --weights weights/ucf --label Biking --frames 64 --out on.mp4")]
+  acdit-world continue v_Biking_g01_c01.avi --weights ucf --label Biking --frames 64 --out on.mp4")]
 pub(crate) struct Continue {
     /// The clip: MP4, MOV, AVI, MKV or WebM
     #[arg(value_name = "CLIP")]

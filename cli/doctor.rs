@@ -23,6 +23,8 @@ pub(crate) fn run(output: Output) -> anyhow::Result<()> {
     let mut versions = BTreeMap::from([("acdit-world", env!("CARGO_PKG_VERSION").to_owned())]);
     versions
         .extend(report.libraries.iter().filter_map(|library| Some((library.name, library.version.clone()?))));
+    #[cfg(feature = "video")]
+    versions.extend(acdit_codec::video::libraries());
     let findings = Findings { report, versions, weights: world::shipped().ok() };
     output.print(&findings, || findings.text())
 }
@@ -56,7 +58,10 @@ impl Findings {
                 format!("{} {path}", library.version.as_deref().unwrap_or("")).trim().to_owned(),
             );
         }
-        line("acdit-world", versions["acdit-world"].clone());
+        let beside = versions.iter().filter(|(name, _)| report.libraries.iter().all(|l| l.name != **name));
+        for (name, version) in beside {
+            line(name, version.clone());
+        }
         let missing = || "not found".to_owned();
         line("weights", weights.as_ref().map_or_else(missing, |weights| weights.display().to_string()));
         text.truncate(text.trim_end().len());

@@ -65,10 +65,22 @@ impl Refused {
 /// Prints an error and gives the exit status.
 pub(crate) fn report(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    // libtorch's messages go on with a backtrace.
-    let text = format!("{error:#}");
-    eprintln!("error: {}", text.lines().next().unwrap_or_default());
+    eprintln!("error: {}", one_line(&error));
     ExitCode::from(if ran_and_failed(&error) { FAILED } else { REFUSED })
+}
+
+/// An error and its causes, but for those that it already tells. libtorch's messages go on with a backtrace.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        let cause = cause.lines().next().unwrap_or_default();
+        if !line.ends_with(cause) {
+            line += if line.is_empty() { "" } else { ": " };
+            line += cause;
+        }
+    }
+    line
 }
 
 fn ran_and_failed(error: &anyhow::Error) -> bool {
@@ -130,6 +142,16 @@ mod tests {
         assert!(!ran_and_failed(&Codec::NoFrames.into()));
         assert!(!ran_and_failed(&Runtime::Input("label".into()).into()));
         assert!(!ran_and_failed(&anyhow::anyhow!("port in use")));
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let missing = || std::io::Error::other("no such file");
+        let told = Model::io("a.json", missing());
+        assert_eq!(one_line(&told.into()), "a.json: no such file");
+        let error = anyhow::Error::from(missing()).context("reading a.json");
+        assert_eq!(one_line(&error), "reading a.json: no such file");
+        assert_eq!(one_line(&anyhow::anyhow!("bad tensor\nframe 0x7f")), "bad tensor");
     }
 
     #[test]

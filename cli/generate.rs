@@ -44,10 +44,10 @@ pub(crate) struct Making {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  acdit-world generate --frames 240 --out a.mp4                             # the first label throughout
-  acdit-world generate --frames 240 --label left,right --hold 8 --out a.mp4 # eight blocks left, eight right, and again
-  acdit-world generate --frames 64 --seed 7 --steps 25 --out a.mp4          # another clip, sampled with more care
-  acdit-world generate --weights weights/image --label tench --out a.png    # a picture")]
+  acdit-world generate --frames 240 --out a.mp4
+  acdit-world generate --frames 240 --label left,right --hold 8 --out a.mp4   # 8 blocks of each
+  acdit-world generate --frames 64 --seed 7 --steps 25 --out a.mp4            # sampled with care
+  acdit-world generate --weights weights/image --label tench --out a.png      # a picture")]
 pub(crate) struct Generate {
     #[command(flatten)]
     making: Making,

@@ -14,16 +14,15 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tch::Kind;
 
+use crate::args::Threads;
 use crate::output::{self, Output};
 use crate::{signals, world};
 
 /// Frames per block, the paper's choice.
 const FRAMES_PER_BLOCK: usize = 4;
-/// Frames over which the paper's rotary positions are spread.
-const POSITION_FRAMES: i64 = 16;
-/// Trajectories of the procedural world, and blocks of each: about an hour of play.
-const GRAVITY_CLIPS: usize = 400;
-const GRAVITY_BLOCKS: usize = 40;
+/// Trajectories of the procedural world, and blocks of each: 46 minutes of play.
+const GRAVITY_CLIPS: usize = 110;
+const GRAVITY_BLOCKS: usize = 100;
 
 /// What there is to learn from.
 #[derive(Debug, Args)]
@@ -84,7 +83,7 @@ pub(crate) struct Keeping {
     #[arg(long, value_name = "STEP")]
     pub(crate) stop_at: Option<u64>,
     /// Steps between checkpoints
-    #[arg(long, default_value_t = 250, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 400, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) save_every: u64,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
@@ -92,24 +91,26 @@ pub(crate) struct Keeping {
     /// auto, cpu, cuda or cuda:N; auto is the first GPU, else the CPU
     #[arg(long, default_value_t)]
     pub(crate) device: DeviceChoice,
+    #[command(flatten)]
+    pub(crate) threads: Threads,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Ctrl-C saves before it ends; --resume goes on as if nothing had happened. The averaged weights in DIR/weights are a whole
-weights folder at any time: `acdit-world generate --weights DIR/weights …`.
+Ctrl-C saves before it ends, and --resume goes on as if nothing had happened. DIR/weights holds the
+averaged weights of the newest checkpoint: `acdit-world generate --weights DIR/weights ...`.
 
 Examples:
-  acdit-world train --dataset gravity --out run                         # the shipped world, from nothing
-  acdit-world train --dataset gravity --steps 2000 --stop-at 100 --out run && acdit-world train --dataset gravity --steps 2000 --resume --out run
-  acdit-world train --dataset ucf101 --data-dir UCF-101 --splits-dir ucfTrainTestlist --vae sd-vae --frames 16 --out run")]
+  acdit-world train --dataset gravity --out run                # the shipped world, from nothing
+  acdit-world train --dataset gravity --out run --resume
+  acdit-world train --dataset ucf101 --data-dir UCF-101 --vae sd-vae --frames 16 --out run")]
 pub(crate) struct Train {
     #[command(flatten)]
     data: Data,
     /// VAE folder [default: that of the shipped world]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     vae: Option<PathBuf>,
-    /// Clips to learn from at most [default: 400 procedural ones, or the whole list]
+    /// Clips to learn from at most [default: 110 procedural ones, or the whole list]
     #[arg(long, value_name = "N", help_heading = "Data")]
     clips: Option<usize>,
     /// Frames of a training clip
@@ -139,10 +140,10 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 12, help_heading = "Schedule")]
     batch: usize,
     /// Steps of the whole schedule
-    #[arg(long, default_value_t = 6000, help_heading = "Schedule")]
+    #[arg(long, default_value_t = 2600, help_heading = "Schedule")]
     steps: u64,
     /// Peak learning rate
-    #[arg(long, default_value_t = 6e-4, help_heading = "Schedule")]
+    #[arg(long, default_value_t = 8e-4, help_heading = "Schedule")]
     rate: f64,
     /// Steps over which the rate rises
     #[arg(long, default_value_t = 100, value_name = "STEPS", help_heading = "Schedule")]
@@ -157,7 +158,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 0.998, value_name = "DECAY", help_heading = "Schedule")]
     ema: f64,
     /// f32, bf16 or auto: type of the activations, weights are f32 throughout
-    #[arg(long, default_value_t = Precision::F32, help_heading = "Schedule")]
+    #[arg(long, default_value_t, help_heading = "Schedule")]
     dtype: Precision,
 
     #[command(flatten)]
@@ -172,7 +173,8 @@ enum PredictionArg {
 
 impl Train {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
-        let Keeping { out, resume, stop_at, save_every, seed, device } = &self.keeping;
+        let Keeping { out, resume, stop_at, save_every, seed, device, threads } = &self.keeping;
+        threads.set();
         let placement = Placement::select(*device, self.dtype)?;
         let dataset = self.data.open(*seed)?;
         let vae = self.vae.clone().map_or_else(|| world::shipped().map(|folder| folder.join("vae")), Ok)?;
@@ -236,6 +238,11 @@ impl Train {
             );
         }
         let side = resolution / downsampling;
+        // What one block can see, itself included, is what positions must tell apart.
+        let in_sight = match self.window {
+            0 => self.frames as i64,
+            window => (window + 1) * FRAMES_PER_BLOCK as i64,
+        };
         let config = Config {
             class_name: "AcditTransformer".to_owned(),
             hidden_size: self.hidden,
@@ -247,12 +254,12 @@ impl Train {
             patch_size: self.patch,
             sample_height: side,
             sample_width: side,
-            sample_frames: self.frames as i64,
+            sample_frames: in_sight,
             frames_per_block: FRAMES_PER_BLOCK as i64,
             square_block: None,
             rope: RopeKind::Axial,
             nd_split: vec![2, 3, 3],
-            axis_lengths: vec![POSITION_FRAMES.max(self.frames as i64), side / self.patch, side / self.patch],
+            axis_lengths: vec![in_sight, side / self.patch, side / self.patch],
             context_window: Some(self.window).filter(|&window| window != 0),
         };
         config.validate().context("--hidden, --layers, --heads, --patch, --window")?;

@@ -10,12 +10,13 @@ use crate::train::{Data, Keeping, warn_of};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It makes an AutoencoderTiny, eight-fold and with 4 channels, in diffusers' format. PSNR is that of frames it never saw.
+It makes an AutoencoderTiny, eight-fold and with 4 channels, in diffusers' format. PSNR is that of
+frames it never saw.
 
 Examples:
-  acdit-world train-vae --dataset gravity --out vae                      # the shipped one, from nothing
+  acdit-world train-vae --dataset gravity --out vae                     # one like the shipped one
   acdit-world train-vae --dataset ucf101 --data-dir UCF-101 --steps 20000 --out vae
-  acdit-world train --dataset gravity --vae vae/weights/vae --out run    # a world over it")]
+  acdit-world train --dataset gravity --vae vae/weights/vae --out run   # a world over it")]
 pub(crate) struct TrainVae {
     #[command(flatten)]
     data: Data,
@@ -43,7 +44,8 @@ pub(crate) struct TrainVae {
 
 impl TrainVae {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
-        let Keeping { out, resume, stop_at, save_every, seed, device } = &self.keeping;
+        let Keeping { out, resume, stop_at, save_every, seed, device, threads } = &self.keeping;
+        threads.set();
         let device = Placement::select(*device, Precision::F32)?.device;
         let usual = VaeRecipe::default();
         let stages = usual.vae.encoder_block_out_channels.len();

@@ -44,6 +44,7 @@ impl WorldArgs {
 pub(crate) fn load(folder: PathBuf, compute: Compute) -> anyhow::Result<Loaded> {
     let placement = compute.placement()?;
     let world = World::load(&folder, placement.device, placement.kind)?;
+    compute.threads.set_for(&world);
     let vae = Vae::load(&folder.join("vae"), placement.device, placement.kind)?;
     Ok(Loaded { folder, world, vae })
 }

@@ -33,6 +33,17 @@ use crate::{Error, Size};
 /// The longest side in pixels that is decoded to or encoded. A picture of that size still fits into memory a few times.
 const MAX_SIDE: u32 = 8192;
 
+/// The FFmpeg libraries in use and their versions.
+pub fn libraries() -> [(&'static str, String); 4] {
+    let text = |version: u32| format!("{}.{}.{}", version >> 16, version >> 8 & 0xff, version & 0xff);
+    [
+        ("libavutil", text(ffmpeg::util::version())),
+        ("libavcodec", text(ffmpeg::codec::version())),
+        ("libavformat", text(ffmpeg::format::version())),
+        ("libswscale", text(ffmpeg::software::scaling::version())),
+    ]
+}
+
 fn initialise() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
