@@ -2,7 +2,8 @@
 //!
 //! The binary links only `libtorch_cpu`. `libtorch_cuda` is loaded by [`cuda`] where a driver and a matching PyTorch are
 //! found, and that must happen before anything asks PyTorch about CUDA: PyTorch resolves its CUDA hooks once, and a
-//! question asked too early pins the answer "no". So nothing in this project calls `tch::Cuda` outside this module.
+//! question asked too early pins the answer "no". Seeding PyTorch's generator asks, too. So nothing in this project calls
+//! `tch::Cuda` outside this module, and a program selects its device before anything else.
 
 mod library;
 
@@ -149,6 +150,25 @@ pub fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
     }
+}
+
+/// Starts this program anew with `OMP_WAIT_POLICY=passive`, unless the variable is set already; returns if so, or if the
+/// program cannot be started anew.
+///
+/// The threads of a tensor operation meet dozens of times a millisecond. By default the first to arrive spins, which on a
+/// machine with other work takes the core from the very thread that is waited for: a block then takes ten times as long.
+/// OpenMP reads the variable when it is loaded, before `main`. To be called first of all: nothing before it survives.
+pub fn wait_passively() {
+    use std::os::unix::process::CommandExt;
+
+    const POLICY: &str = "OMP_WAIT_POLICY";
+    if std::env::var_os(POLICY).is_some() {
+        return;
+    }
+    let mut arguments = std::env::args_os();
+    let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) else { return };
+    let error = std::process::Command::new(program).arg0(name).args(arguments).env(POLICY, "passive").exec();
+    tracing::debug!("{POLICY} could not be set: {error}");
 }
 
 /// Whether bf16 products are done in hardware: Ampere and later, or a CPU with AVX512-BF16 or AMX.

@@ -202,6 +202,22 @@ fn nothing_is_made_while_nobody_looks_or_while_paused() {
 }
 
 #[test]
+fn the_playback_clock_holds_generation_back() {
+    let engine = start(stages());
+    let config = config(&engine, 0);
+    // A block plays for an hour, so the second is due in the best part of one.
+    let encoder = EncoderSettings { frames_per_second: 2.0 / 3600.0, ..config.encoder };
+    let stream =
+        engine.open_with(&StreamConfig { max_speed: false, encoder, ..config }, None, plain()).unwrap();
+    stream.handle.viewers(1, 0);
+    take(&stream, 2);
+    let index = || stream.handle.apply(Control::Label(1)).unwrap();
+    assert_eq!([index(), index(), index()], [1; 3]);
+    assert_eq!(stream.handle.apply(Control::Restart { seed: None }), Ok(0));
+    assert_eq!(take(&stream, 2)[1].generation, 1, "a restart does not wait for the clock");
+}
+
+#[test]
 fn single_steps_make_single_blocks() {
     let engine = start(stages());
     let stream = open(&engine, 4);
