@@ -7,6 +7,7 @@ const WATCHABLE_HEIGHT: u32 = 256;
 
 /// What to take of a clip.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "video"), allow(dead_code, reason = "nothing can be taken"))]
 pub(crate) struct Wanted {
     /// Size of the frames, in pixels.
     pub(crate) size: Size,
