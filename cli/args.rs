@@ -89,13 +89,14 @@ impl Compute {
 /// How much of the CPU one tensor operation may take.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Threads {
-    /// CPU threads of one operation [default: a core for every so much work in one]
+    /// CPU threads of one tensor operation [default: one for a small world, up to all cores for a
+    /// large one]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU16>,
 }
 
-/// Operations of one forward that are worth a thread: with less, threads spend longer waiting for one another than they
-/// save, seven times longer on a machine that is busy with other things.
+/// Operations of one forward that are worth a thread: with less, threads wait for one another longer than they save, above
+/// all on a machine that has other work.
 const FORWARD_PER_THREAD: f64 = 4e9;
 
 impl Threads {

@@ -88,6 +88,11 @@ struct Report {
     program: &'static str,
     /// The preset, or the weights folder's name.
     model: String,
+    hidden: i64,
+    layers: i64,
+    heads: i64,
+    patch: i64,
+    /// Width and height, in pixels.
     resolution: [u32; 2],
     frames_per_block: i64,
     steps: usize,
@@ -137,11 +142,16 @@ impl Bench {
         let size = acdit_runtime::frame_size(&world, &vae)?;
         let measurement = Measurement { settings, sessions: self.sessions, blocks: self.blocks };
         let measured = measurement.run(&world, &vae)?;
+        let config = world.model.config();
         Ok(Report {
             program: concat!("acdit-world ", env!("CARGO_PKG_VERSION")),
             model,
+            hidden: config.hidden_size,
+            layers: config.num_layers,
+            heads: config.num_attention_heads,
+            patch: config.patch_size,
             resolution: [size.width, size.height],
-            frames_per_block: world.model.config().frames_per_block,
+            frames_per_block: config.frames_per_block,
             steps: settings.sampling.steps,
             guidance: settings.sampling.guidance,
             solver: settings.sampling.solver,
@@ -208,11 +218,13 @@ impl Report {
             WindowMode::Windowed => "windowed",
         };
         format!(
-            "{model} at {width}x{height}, {} frames per block, {} steps, window {} ({mode}), {} session(s), {} {}\n\
+            "{model} ({} layers of {}) at {width}x{height}, {} frames per block, {} steps, window {} ({mode}), {} session(s), {} {}\n\
              seconds per block   {:.4}\n  denoise           {:.4}\n  context           {:.4}\n  \
              VAE decode        {:.4}\n  video encode      {:.4}\n\
              frames per second   {:.2}\nfirst frame         {:.3} s\npeak memory         {peak}\n\
              operations          {:.2} T per block, {:.0}% of a matrix product's {:.2} T per second",
+            self.layers,
+            self.hidden,
             self.frames_per_block,
             self.steps,
             self.window,

@@ -22,11 +22,14 @@ mod world;
 
 use std::process::ExitCode;
 
+use acdit_runtime::device;
+
 use crate::args::{Cli, Verb};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    acdit_runtime::device::keep_freed_memory();
+    device::wait_passively();
+    device::keep_freed_memory();
     output::log_to_stderr();
     let (cli, layers) = match args::parse() {
         Ok(parsed) => parsed,
