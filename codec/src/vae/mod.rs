@@ -144,8 +144,8 @@ impl Vae {
         let mut vs = nn::VarStore::new(device);
         let (encoder, decoder) = tch::no_grad(|| match config {
             Config::AutoencoderKL(config) => (
-                EncoderNetwork::Kl(kl::Encoder::new(&vs.root(), config)),
-                DecoderNetwork::Kl(kl::Decoder::new(&vs.root(), config)),
+                EncoderNetwork::Kl(Box::new(kl::Encoder::new(&vs.root(), config))),
+                DecoderNetwork::Kl(Box::new(kl::Decoder::new(&vs.root(), config))),
             ),
             Config::AutoencoderTiny(config) => {
                 let network = tiny::AutoencoderTiny::new(&vs.root(), config);
@@ -204,7 +204,7 @@ struct Setup {
 
 #[derive(Debug)]
 enum EncoderNetwork {
-    Kl(kl::Encoder),
+    Kl(Box<kl::Encoder>),
     Tiny(tiny::Encoder),
 }
 
@@ -300,7 +300,7 @@ impl VaeEncoder {
 
 #[derive(Debug)]
 enum DecoderNetwork {
-    Kl(kl::Decoder),
+    Kl(Box<kl::Decoder>),
     Tiny(tiny::Decoder),
 }
 

@@ -208,7 +208,7 @@ enum Layer {
     Conv(nn::Conv2D),
     Relu,
     Upsample,
-    Block([nn::Conv2D; 3]),
+    Block(Box<[nn::Conv2D; 3]>),
 }
 
 impl Layer {
@@ -217,7 +217,8 @@ impl Layer {
             Self::Conv(conv) => conv.forward(xs),
             Self::Relu => xs.relu(),
             Self::Upsample => double(xs),
-            Self::Block([a, b, c]) => {
+            Self::Block(convolutions) => {
+                let [a, b, c] = &**convolutions;
                 let hidden = b.forward(&a.forward(xs).relu_()).relu_();
                 (c.forward(&hidden) + xs).relu_()
             }
@@ -252,7 +253,8 @@ impl<'a> Layers<'a> {
     fn blocks(&mut self, width: i64, count: i64) {
         for _ in 0..count {
             let vs = &self.vs / self.layers.len() / "conv";
-            self.push(Layer::Block([0, 2, 4].map(|index| Conv::three(width, width).register(&vs / index))));
+            let convolutions = [0, 2, 4].map(|index| Conv::three(width, width).register(&vs / index));
+            self.push(Layer::Block(Box::new(convolutions)));
         }
     }
 }
