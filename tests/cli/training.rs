@@ -73,6 +73,16 @@ fn an_interrupt_saves_first() {
 }
 
 #[test]
+fn a_diverged_run_has_failed_and_writes_no_weights() {
+    let folder = Folder::with_world();
+    let words = [&TINY[..], &["--steps", "40", "--warmup", "0", "--rate", "1e20"]].concat();
+    let diverged = folder.run(&words);
+    assert_eq!((diverged.code, diverged.stdout.as_str()), (Some(1), ""), "{diverged:?}");
+    assert!(diverged.stderr.starts_with("error: training diverged at step "), "{diverged:?}");
+    assert!(!folder.path("run/weights").exists());
+}
+
+#[test]
 fn a_vae_is_trained_for_a_world() {
     let folder = Folder::empty();
     let words =
