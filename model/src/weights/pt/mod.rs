@@ -1,7 +1,7 @@
 //! Published checkpoints: PyTorch's `.pt`, a zip archive around a pickle, read without running any of it.
 //!
-//! A pickle is a program. Three layers keep a hostile one harmless: [`guard`] refuses opcodes, names, nesting and sizes
-//! that no checkpoint has; candle's reader then turns the rest into plain values, calling nothing; and [`archive`] gives
+//! A pickle is a program. Three layers keep a hostile one harmless: `guard` refuses opcodes, names, nesting and sizes
+//! that no checkpoint has; candle's reader then turns the rest into plain values, calling nothing; and `archive` gives
 //! out no more bytes than the file holds.
 
 mod archive;
