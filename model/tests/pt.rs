@@ -178,6 +178,14 @@ fn model_stands_in_where_ema_is_missing() {
 }
 
 #[test]
+fn ema_that_is_the_model_itself_reads_as_the_model() {
+    let model = Pickle::dict("model").op(b"}q\x01(").text("w").tensor(0, &[4], &[1]).op(b"u");
+    let file = model.text("ema").op(b"h\x01").file();
+    let checkpoint = read_pt(file.path(), Which::Ema).unwrap();
+    assert_eq!((checkpoint.which, values(&checkpoint, "w")), (Which::Model, vec![1., 2., 3., 4.]));
+}
+
+#[test]
 fn a_bare_state_dict_is_a_checkpoint() {
     let file = Pickle::dict("w").tensor(0, &[2, 2], &[2, 1]).file();
     assert_eq!(values(&read_pt(file.path(), Which::Ema).unwrap(), "w"), [1., 2., 3., 4.]);

@@ -60,7 +60,9 @@ fn read(path: &Path, which: Which) -> Result<PtCheckpoint, String> {
     };
 
     let (state, which) = match (which, entry(top, "ema"), entry(top, "model")) {
-        (Which::Ema, Some(Object::Dict(ema)), _) => (ema, Which::Ema),
+        // A dictionary that the pickle names twice is empty at its second place: the reader's memo keeps the state it had
+        // when it was remembered. So an empty "ema" is "model" itself.
+        (Which::Ema, Some(Object::Dict(ema)), _) if !ema.is_empty() => (ema, Which::Ema),
         (_, _, Some(Object::Dict(model))) => (model, Which::Model),
         (Which::Model, Some(_), _) => return Err("it holds \"ema\" but no \"model\"".into()),
         _ => (top, Which::Model),
