@@ -140,7 +140,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 12, help_heading = "Schedule")]
     batch: usize,
     /// Steps of the whole schedule
-    #[arg(long, default_value_t = 2600, help_heading = "Schedule")]
+    #[arg(long, default_value_t = 2800, help_heading = "Schedule")]
     steps: u64,
     /// Peak learning rate
     #[arg(long, default_value_t = 8e-4, help_heading = "Schedule")]
@@ -155,7 +155,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 0.1, value_name = "SIGMA", help_heading = "Schedule")]
     context_noise: f64,
     /// Decay of the weights' average
-    #[arg(long, default_value_t = 0.998, value_name = "DECAY", help_heading = "Schedule")]
+    #[arg(long, default_value_t = 0.99, value_name = "DECAY", help_heading = "Schedule")]
     ema: f64,
     /// f32, bf16 or auto: type of the activations, weights are f32 throughout
     #[arg(long, default_value_t, help_heading = "Schedule")]

@@ -5,6 +5,9 @@
 
 use acdit_model::{Config, KvStore, Preset, RopeKind, TrainingBatch, diffusion::SolverKind};
 use acdit_runtime::{Sampling, Session, Settings, StepInput, Window, WindowMode, World};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 use tch::{Device, Kind, Tensor};
 
 const TOLERANCE: f64 = 2e-5;
@@ -32,10 +35,17 @@ fn settings(world: &World) -> Settings {
     Settings { sampling, ..Settings::of(world, 3) }
 }
 
-/// Blocks with unit-scale latents, so that errors are not hidden by large values: injected noise.
+/// Standard normal values from a generator of their own: libtorch's is shared by tests that run at once.
+fn normal(shape: &[i64], seed: u64) -> Tensor {
+    let count = shape.iter().product::<i64>() as usize;
+    let rng = ChaCha8Rng::seed_from_u64(seed);
+    let values: Vec<f32> = StandardNormal.sample_iter(rng).take(count).collect();
+    Tensor::from_slice(&values).view(shape)
+}
+
+/// Blocks with unit-scale latents, so that errors are not hidden by large values.
 fn real_block(world: &World, index: u64) -> Tensor {
-    tch::manual_seed(100 + index as i64);
-    Tensor::randn(world.model.config().block_shape(), (Kind::Float, Device::Cpu))
+    normal(&world.model.config().block_shape(), 100 + index)
 }
 
 fn inject(world: &World, session: &mut Session, index: u64) -> Tensor {
@@ -75,9 +85,8 @@ fn stream(world: &World, blocks: u64) -> (Vec<Tensor>, Vec<Tensor>, Vec<i64>, Ve
     let mut session = Session::new(world, settings(world)).unwrap();
     let (mut clean, mut noised, mut labels, mut predictions) = (vec![], vec![], vec![], vec![]);
     for index in 0..blocks {
-        tch::manual_seed(900 + index as i64);
         let shape = [1, world.model.config().block_tokens(), world.model.config().token_width()];
-        let noise = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let noise = normal(&shape, 900 + index);
         let label = (index % 5) as i64;
         predictions.push(streamed(world, session.window(), &noise, label));
         noised.push(noise);
@@ -153,7 +162,8 @@ fn shared_guidance_cache_equals_the_doubled_one() {
     let _guard = tch::no_grad_guard();
     let world = world(RopeKind::Axial, Some(3));
     let mut session = Session::new(&world, settings(&world)).unwrap();
-    let clean: Vec<Tensor> = (0..3).map(|index| tokens(&world, &inject(&world, &mut session, index))).collect();
+    let clean: Vec<Tensor> =
+        (0..3).map(|index| tokens(&world, &inject(&world, &mut session, index))).collect();
     let mut doubled = Doubled::default();
     world.model.encode_clean(&Tensor::stack(&clean, 1).repeat([2, 1, 1, 1]), 0, &mut doubled).unwrap();
     doubled.complete = true;
