@@ -96,7 +96,7 @@ fn ran_and_failed(error: &anyhow::Error) -> bool {
 /// Crates pass one another's errors through, and a passed-through error is no link of its own in the chain.
 fn train(error: &Train) -> bool {
     match error {
-        Train::Diverged { .. } | Train::Torch(_) => true,
+        Train::Diverged { .. } | Train::Interrupted | Train::Torch(_) => true,
         Train::Runtime(error) => runtime(error),
         Train::Codec(error) => codec(error),
         Train::Model(error) => model(error),

@@ -8,11 +8,12 @@ use acdit_io::{Hub, LabelInfo, ServerConfig, WindowInfo, WorldInfo};
 use acdit_runtime::{Engine, Stream, StreamConfig, WindowMode};
 use anyhow::Context;
 use clap::Args;
+use tokio::sync::Semaphore;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::signals::Ending;
-use crate::source::{StreamSource, announce, publish};
+use crate::source::{DECODES, StreamSource, announce, publish};
 use crate::world::{Loaded, WorldArgs};
 
 /// Tasks that wait for sockets need little; the cores are for the model.
@@ -67,7 +68,8 @@ impl Serve {
             move || announce(&states, &hub)
         })?;
         let info = WorldInfo { codec: handle.codec().unwrap_or_default().to_owned(), ..info };
-        let source = Arc::new(StreamSource { handle: Arc::new(handle), info, clip: wanted });
+        let decodes = Arc::new(Semaphore::new(DECODES));
+        let source = Arc::new(StreamSource { handle: Arc::new(handle), info, clip: wanted, decodes });
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SERVER_THREADS)

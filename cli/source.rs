@@ -5,6 +5,7 @@ use std::sync::Arc;
 use acdit_codec::Error as CodecError;
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
 use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle};
+use tokio::sync::Semaphore;
 
 use crate::film::{self, Wanted};
 
@@ -14,7 +15,12 @@ pub(crate) struct StreamSource {
     pub(crate) info: WorldInfo,
     /// What is taken of a clip to continue from.
     pub(crate) clip: Wanted,
+    /// Clips being decoded: [`DECODES`] at most. A viewer that leaves does not free its place before its clip is done.
+    pub(crate) decodes: Arc<Semaphore>,
 }
+
+/// Clips that are decoded at once; one more is refused as busy.
+pub(crate) const DECODES: usize = 2;
 
 impl WorldSource for StreamSource {
     fn info(&self) -> WorldInfo {
@@ -45,12 +51,18 @@ impl WorldSource for StreamSource {
 }
 
 impl StreamSource {
-    /// Decodes on a thread of its own, as a clip takes its time; the server allows a few at once.
+    /// Decodes on a thread of its own, as a clip takes its time.
     fn continue_from(&self, clip: Vec<u8>, reply: Reply) {
+        let Ok(place) = self.decodes.clone().try_acquire_owned() else {
+            return reply.refused("busy", "other clips are being decoded: try again");
+        };
         let (handle, wanted) = (self.handle.clone(), self.clip);
-        tokio::task::spawn_blocking(move || match film::last_frames_uploaded(clip, wanted) {
-            Ok(frames) => handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome)),
-            Err(error) => reply.refused(code(&error), error.to_string()),
+        tokio::task::spawn_blocking(move || {
+            match film::last_frames_uploaded(clip, wanted) {
+                Ok(frames) => handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome)),
+                Err(error) => reply.refused(code(&error), error.to_string()),
+            }
+            drop(place);
         });
     }
 }

@@ -197,6 +197,17 @@ impl Train {
             seed: *seed,
         };
         let interrupt = signals::interrupt()?;
+        let run = Run {
+            out,
+            vae: &vae,
+            meta: &meta,
+            resume: *resume,
+            stop_at: *stop_at,
+            save_every: *save_every,
+            device: placement.device,
+            interrupt: interrupt.clone(),
+        };
+        world_loop::check(&recipe, &run)?;
         let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
         let procedural = matches!(dataset.source, Source::Gravity);
         let clips = self.clips.unwrap_or(if procedural { GRAVITY_CLIPS } else { usize::MAX });
@@ -206,23 +217,15 @@ impl Train {
             frames_per_block: FRAMES_PER_BLOCK,
         };
         let bar = output::progress(if procedural { clips as u64 } else { 0 }, "clips encoded");
-        let (bank, skipped) = dataset.bank(&encoder, size, |done| bar.set_position(done as u64))?;
+        let (bank, skipped) =
+            dataset.bank(&encoder, size, &interrupt, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
         warn_of(&skipped);
-        let run = Run {
-            out,
-            vae: &vae,
-            meta: &meta,
-            resume: *resume,
-            stop_at: *stop_at,
-            save_every: *save_every,
-            device: placement.device,
-            interrupt,
-        };
         let summary = world_loop::train(&recipe, &bank, &run)?;
         output.print(&summary, || {
             let weights = out.join("weights");
-            format!("step {}, loss {:.4}: {}", summary.step, summary.loss, weights.display())
+            let loss = summary.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+            format!("step {}{loss}: {}", summary.step, weights.display())
         })
     }
 

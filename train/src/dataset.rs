@@ -11,7 +11,7 @@ use acdit_runtime::{Label, Sampling, WorldMeta};
 use crate::gravity;
 use crate::ucf101::{Entry, Split, Ucf101};
 use crate::vae_loop::VaeFrames;
-use crate::{Error, LatentBank};
+use crate::{Error, Interrupt, LatentBank};
 
 /// Seeds of held-out material are counted from here, far from those that training can reach.
 const HELD_OUT_SEED: u64 = 1 << 40;
@@ -88,12 +88,14 @@ impl Dataset {
     /// Encodes clips; `progress` is told how many are done. Files that cannot be used come back beside the bank.
     ///
     /// # Errors
+    /// [`Error::Interrupted`] if asked to end;
     /// [`Error::Options`] for a block length or interval that the procedural world does not have; [`Error::Dataset`] if
     /// no clip could be used; [`Error::Codec`] if the VAE does not fit the frames.
     pub fn bank(
         &self,
         encoder: &VaeEncoder,
         size: BankSize,
+        interrupt: &Interrupt,
         mut progress: impl FnMut(usize),
     ) -> Result<(LatentBank, Vec<Skipped>), Error> {
         let mut bank = LatentBank::new(size.frames_per_block as i64);
@@ -102,6 +104,7 @@ impl Dataset {
             Source::Gravity => {
                 self.check_gravity(size.frames_per_block)?;
                 for index in 0..size.clips {
+                    interrupt.check()?;
                     let seed = self.seed.wrapping_add(index as u64);
                     let (frames, labels) = gravity::trajectory(seed, size.blocks, self.size)?;
                     let labels: Vec<i64> = labels.into_iter().map(|label| label as i64).collect();
@@ -111,6 +114,7 @@ impl Dataset {
             }
             Source::Ucf101(ucf) => {
                 for entry in ucf.entries(Split::Train) {
+                    interrupt.check()?;
                     if bank.len() == size.clips {
                         break;
                     }

@@ -20,6 +20,9 @@ pub enum Error {
         /// Global gradient norm.
         norm: f64,
     },
+    /// Asked to end before there was anything to save.
+    #[error("interrupted before the first step: nothing was written")]
+    Interrupted,
     /// A checkpoint that is damaged or belongs to another run.
     #[error("{}: {reason}", path.display())]
     Checkpoint {

@@ -80,8 +80,8 @@ pub struct Run<'a> {
 pub struct Summary {
     /// Steps done.
     pub step: u64,
-    /// Mean loss of the last [`LOG_EVERY`] steps.
-    pub loss: f64,
+    /// Mean loss of the last [`LOG_EVERY`] steps; of those since the last line of the log if it ended between two.
+    pub loss: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +89,9 @@ struct State {
     step: u64,
     ema_updates: u64,
     recipe: Recipe,
+    /// Mean loss when it was saved.
+    #[serde(default)]
+    loss: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -108,63 +111,55 @@ const DECAY: f64 = 0.15;
 /// Trains until the schedule ends, `stop_at`, or an interrupt, and leaves averaged weights in `run.out/weights`.
 ///
 /// # Errors
-/// [`Error::Options`] for a recipe that contradicts the bank or the checkpoint; [`Error::Diverged`]; files.
+/// As [`check`], and [`Error::Options`] for a bank that does not fit the network; [`Error::Checkpoint`] for one made by
+/// another recipe; [`Error::Interrupted`] before the first step; [`Error::Diverged`]; files.
 pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summary, Error> {
-    check(recipe, bank)?;
-    let checkpoints = run.out.join("checkpoints");
-    std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
+    let newest = check(recipe, run)?;
+    check_bank(recipe, bank)?;
     let vs = nn::VarStore::new(run.device);
     tch::manual_seed(recipe.seed as i64);
     let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
     let model = Acdit::new(&vs.root(), &recipe.model, compute)?;
     let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
-    let mut step = match checkpoint::latest(&checkpoints)? {
-        Some(path) if run.resume => restore(&path, recipe, &mut optimizer, &mut ema)?,
-        Some(path) => {
-            let text = format!("{} holds a run already: resume it or choose another folder", path.display());
-            return Err(Error::Options(text));
-        }
-        None => 0,
+    let mut done = match newest {
+        Some(path) => restore(&path, recipe, &mut optimizer, &mut ema)?,
+        None if run.interrupt.is_set() => return Err(Error::Interrupted),
+        None => Summary { step: 0, loss: None },
     };
 
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, run.device);
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: DECAY };
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);
-    let mut log = Log::open(&run.out.join("log.jsonl"), step, recipe.steps)?;
-    let (mut since, mut losses, mut mean) = (Instant::now(), Vec::new(), f64::NAN);
-    while step < end && !run.interrupt.is_set() {
-        let (latents, labels) = bank.batch(recipe.seed, step, recipe.batch, recipe.blocks)?;
-        let (batch, target) = noising.batch(step, &latents, &labels);
+    std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
+    let mut log = Log::open(&run.out.join("log.jsonl"), done.step, recipe.steps)?;
+    let (mut since, mut losses) = (Instant::now(), Vec::new());
+    while done.step < end && !run.interrupt.is_set() {
+        let (latents, labels) = bank.batch(recipe.seed, done.step, recipe.batch, recipe.blocks)?;
+        let (batch, target) = noising.batch(done.step, &latents, &labels);
         let prediction = model.training_forward(&batch)?;
         let loss = prediction.mse_loss(&target, tch::Reduction::Mean);
-        let gradient_norm = optimizer.step(&loss, rates.rate(step))?;
+        let rate = rates.rate(done.step);
+        let gradient_norm = optimizer.step(&loss, rate)?;
         ema.update(optimizer.parameters())?;
         losses.push(f64::try_from(loss)?);
-        step += 1;
+        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+        done = Summary { step: done.step + 1, loss: Some(mean) };
+        let Summary { step, .. } = done;
         if step % LOG_EVERY == 0 || step == end {
-            mean = losses.iter().sum::<f64>() / losses.len() as f64;
             let seconds_per_step = since.elapsed().as_secs_f64() / losses.len() as f64;
-            log.record(&Record {
-                step,
-                loss: mean,
-                gradient_norm,
-                rate: rates.rate(step - 1),
-                seconds_per_step,
-            })?;
+            log.record(&Record { step, loss: mean, gradient_norm, rate, seconds_per_step })?;
             log.progress(step, format!("loss {mean:.4}"));
             losses.clear();
             since = Instant::now();
         }
         if step % run.save_every == 0 && step < end {
-            save(&checkpoints, step, recipe, &optimizer, &ema)?;
-            export(recipe, run, &optimizer, &ema, step)?;
+            save(&done, recipe, run, &optimizer, &ema)?;
         }
     }
-    save(&checkpoints, step, recipe, &optimizer, &ema)?;
-    export(recipe, run, &optimizer, &ema, step)?;
-    Ok(Summary { step, loss: mean })
+    save(&done, recipe, run, &optimizer, &ema)?;
+    Ok(done)
 }
 
 /// Draws noise, timesteps and dropped labels, and mixes them into a batch.
@@ -214,44 +209,65 @@ impl<'a> Noising<'a> {
     }
 }
 
-fn check(recipe: &Recipe, bank: &LatentBank) -> Result<(), Error> {
+/// Whether a run may begin, as far as that can be told before any clip is encoded; returns the checkpoint to resume.
+///
+/// # Errors
+/// [`Error::Options`] for values out of range, a folder that holds a run already, or none to resume; [`Error::Model`] for
+/// sizes that contradict one another.
+pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     recipe.model.validate()?;
-    let [_, c, h, w] = recipe.model.block_shape();
     let fail = |text: String| Err(Error::Options(text));
-    match bank.latent_shape() {
-        Some(shape) if shape != [c, h, w] => {
-            return fail(format!("the data's latents are {shape:?}, the network expects {:?}", [c, h, w]));
-        }
-        None => return fail("there are no clips to train on".into()),
-        _ => {}
-    }
-    if recipe.batch == 0 || recipe.blocks == 0 || recipe.steps == 0 {
-        let Recipe { batch, blocks, steps, .. } = recipe;
+    let Recipe { batch, blocks, steps, rate, label_dropout, ema, context_noise, .. } = *recipe;
+    if batch == 0 || blocks == 0 || steps == 0 {
         return fail(format!("batch {batch}, {blocks} blocks, {steps} steps: each must be at least 1"));
     }
-    if !(0.0..1.0).contains(&recipe.label_dropout)
-        || !(0.0..1.0).contains(&recipe.ema)
-        || recipe.rate.is_nan()
-        || recipe.rate <= 0.0
-    {
-        let Recipe { label_dropout, ema, rate, .. } = recipe;
-        return fail(format!(
-            "label dropout {label_dropout}, EMA decay {ema}, learning rate {rate} out of range"
-        ));
+    for (name, value, range) in [
+        ("learning rate", rate, f64::MIN_POSITIVE..1.0),
+        ("label dropout", label_dropout, 0.0..1.0),
+        ("context noise", context_noise, 0.0..10.0),
+        ("EMA decay", ema, 0.0..1.0),
+    ] {
+        if !range.contains(&value) {
+            return fail(format!(
+                "{name} {value}: expected {} to {}, the latter excluded",
+                range.start, range.end
+            ));
+        }
     }
-    Ok(())
+    let newest = checkpoint::latest(&run.out.join("checkpoints"))?;
+    match (&newest, run.resume) {
+        (Some(path), false) => {
+            fail(format!("{} holds a run already: resume it or choose another folder", path.display()))
+        }
+        (None, true) => fail(format!("{} holds no checkpoint to resume", run.out.display())),
+        _ => Ok(newest),
+    }
 }
 
-fn save(folder: &Path, step: u64, recipe: &Recipe, optimizer: &AdamW, ema: &Ema) -> Result<PathBuf, Error> {
+fn check_bank(recipe: &Recipe, bank: &LatentBank) -> Result<(), Error> {
+    let [_, c, h, w] = recipe.model.block_shape();
+    match bank.latent_shape() {
+        Some(shape) if shape != [c, h, w] => {
+            let expected = [c, h, w];
+            Err(Error::Options(format!("the data's latents are {shape:?}, the network expects {expected:?}")))
+        }
+        Some(_) => Ok(()),
+        None => Err(Error::Options("there are no clips to train on".into())),
+    }
+}
+
+/// Writes a checkpoint, and what the averaged weights are and look like at that step.
+fn save(done: &Summary, recipe: &Recipe, run: &Run<'_>, optimizer: &AdamW, ema: &Ema) -> Result<(), Error> {
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
-    let state = State { step, ema_updates: step, recipe: recipe.clone() };
-    checkpoint::save(folder, step, &state, &tensors)
+    let state = State { step: done.step, ema_updates: done.step, recipe: recipe.clone(), loss: done.loss };
+    checkpoint::save(&run.out.join("checkpoints"), done.step, &state, &tensors)?;
+    export(recipe, run, optimizer, ema, done.step)
 }
 
 const PARAMETERS: &str = "parameters";
 
-fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -> Result<u64, Error> {
+fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -> Result<Summary, Error> {
     let (state, tensors): (State, _) = checkpoint::load(path)?;
     if state.recipe != *recipe {
         let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
@@ -264,7 +280,7 @@ fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -
     let reason = format!("{PARAMETERS} is missing");
     let saved = tensors.get(PARAMETERS).ok_or(Error::Checkpoint { path: path.into(), reason })?;
     tch::no_grad(|| optimizer.parameters().values().shallow_clone().f_copy_(saved))?;
-    Ok(state.step)
+    Ok(Summary { step: state.step, loss: state.loss })
 }
 
 /// Writes the averaged weights as a weights folder, and a contact sheet of what they generate.

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use acdit_codec::Size;
 use acdit_codec::vae::{Config, Vae, tiny};
+use acdit_train::Interrupt;
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::ucf101::Ucf101;
 use tch::{Device, Kind, Tensor, nn};
@@ -74,7 +75,8 @@ fn usable_clips_become_labelled_latents_and_the_rest_is_listed() {
     let vae = vae(&folder.path().join("vae"));
     let mut counts = Vec::new();
     let size = BankSize { clips: 10, blocks: 3, frames_per_block: 4 };
-    let (bank, skipped) = dataset.bank(&vae.encoder, size, |clips| counts.push(clips)).unwrap();
+    let (bank, skipped) =
+        dataset.bank(&vae.encoder, size, &Interrupt::default(), |clips| counts.push(clips)).unwrap();
 
     let names: Vec<(PathBuf, &str)> = (skipped.iter())
         .map(|skipped| (skipped.path.file_name().unwrap().into(), skipped.reason.as_str()))
@@ -123,7 +125,7 @@ fn an_empty_dataset_says_what_it_looked_for() {
     fs::remove_dir_all(folder.path().join("UCF-101/HandstandPushups")).unwrap();
     let vae = vae(&folder.path().join("vae"));
     let size = BankSize { clips: 10, blocks: 3, frames_per_block: 4 };
-    let error = dataset.bank(&vae.encoder, size, |_| ()).unwrap_err().to_string();
+    let error = dataset.bank(&vae.encoder, size, &Interrupt::default(), |_| ()).unwrap_err().to_string();
     assert!(
         error.contains("none of 5 listed clips") && error.contains("v_HammerThrow_g08_c01.avi"),
         "{error}"
@@ -137,7 +139,12 @@ fn the_procedural_world_fills_a_bank_too() {
     let size = Size { width: 32, height: 32 };
     let dataset = Dataset { source: Source::Gravity, size, frame_interval: 1, seed: 5 };
     let bank_of = |frames_per_block| {
-        dataset.bank(&vae.encoder, BankSize { clips: 3, blocks: 5, frames_per_block }, |_| ())
+        dataset.bank(
+            &vae.encoder,
+            BankSize { clips: 3, blocks: 5, frames_per_block },
+            &Interrupt::default(),
+            |_| (),
+        )
     };
     let (bank, skipped) = bank_of(4).unwrap();
     assert_eq!((bank.len(), skipped.len()), (3, 0));
