@@ -222,14 +222,14 @@ pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
         return fail(format!("batch {batch}, {blocks} blocks, {steps} steps: each must be at least 1"));
     }
     for (name, value, range) in [
-        ("learning rate", rate, f64::MIN_POSITIVE..1.0),
+        ("learning rate", rate, f64::MIN_POSITIVE..f64::INFINITY),
         ("label dropout", label_dropout, 0.0..1.0),
         ("context noise", context_noise, 0.0..10.0),
         ("EMA decay", ema, 0.0..1.0),
     ] {
         if !range.contains(&value) {
             return fail(format!(
-                "{name} {value}: expected {} to {}, the latter excluded",
+                "{name} {value}: expected {:?} to {:?}, the latter excluded",
                 range.start, range.end
             ));
         }
