@@ -142,7 +142,7 @@ impl Pair {
             Some(expected) => subject.compare(name, got, expected, tolerances.table),
             None => Ok(()),
         };
-        table("mask", &scam(blocks, None, Device::Cpu))?;
+        table("mask", &scam(blocks as usize, None).to_tensor())?;
         let rope = self.model.rope().table(0, blocks, Device::Cpu)?;
         table("rope.cos", &rope.cos)?;
         table("rope.sin", &rope.sin)?;

@@ -9,8 +9,9 @@ use tch::{Kind, Tensor, nn};
 use crate::block::{Block, FinalLayer};
 use crate::embed::{LabelEmbedder, TimestepEmbedder};
 use crate::linear::{Linear, Start};
+use crate::mask::{self, BlockMask};
 use crate::norm::{Eager, NormModulate};
-use crate::{Config, Error, KvStore, Rope, RopeTable, mask};
+use crate::{Config, Error, KvStore, Rope, RopeTable};
 
 /// The ACDiT network. Weights only: whatever a stream remembers is in the [`KvStore`] that callers pass.
 #[derive(Debug)]
@@ -135,10 +136,9 @@ impl Acdit {
         check("timesteps", &[n, t], &batch.timesteps)?;
         check("labels", &[n, t], &batch.labels)?;
         let rope = self.rope.table(0, t, self.device())?;
-        let scam = mask::scam(t, self.config.context_window, self.device());
-        let spread = |rows: Tensor| mask::tokens(&rows, self.config.block_tokens());
-        let clean_mask = spread(scam.narrow(0, 0, t).narrow(1, 0, t)); // (T·B, T·B)
-        let noised_mask = spread(scam.narrow(0, t, t)); // (T·B, 2·T·B)
+        let blocks = t as usize;
+        let clean_mask = mask::causal(blocks, 0, self.window());
+        let noised_mask = mask::scam(blocks, self.window()).narrow(blocks..2 * blocks);
 
         let mut clean = CleanPass::default();
         self.clean_pass(&batch.clean, &rope, &mut clean, Some(&clean_mask));
@@ -156,11 +156,8 @@ impl Acdit {
     pub fn encode_clean(&self, clean: &Tensor, first: i64, store: &mut dyn KvStore) -> Result<(), Error> {
         let (_, t) = self.check_tokens("clean tokens", clean)?;
         let rope = self.rope.table(first, t, self.device())?;
-        let block_tokens = self.config.block_tokens();
-        let past = store.past_tokens() / block_tokens;
-        let mask = (t > 1).then(|| {
-            mask::tokens(&mask::causal(t, past, self.config.context_window, self.device()), block_tokens)
-        });
+        let past = (store.past_tokens() / self.config.block_tokens()) as usize;
+        let mask = (t > 1).then(|| mask::causal(t as usize, past, self.window()));
         self.clean_pass(clean, &rope, store, mask.as_ref());
         Ok(())
     }
@@ -193,7 +190,13 @@ impl Acdit {
         Ok(self.noised_pass(&batch, rope, store, None).squeeze_dim(1))
     }
 
-    fn clean_pass(&self, clean: &Tensor, rope: &RopeTable, store: &mut dyn KvStore, mask: Option<&Tensor>) {
+    fn clean_pass(
+        &self,
+        clean: &Tensor,
+        rope: &RopeTable,
+        store: &mut dyn KvStore,
+        mask: Option<&BlockMask>,
+    ) {
         let (last, before) = self.blocks.split_last().expect("a valid config has a layer");
         let embedded = self.x_embedder.forward(&clean.to_kind(self.compute)); // (N, T, B, D)
         let xs = before.iter().fold(embedded, |xs, block| block.clean(&xs, rope, store, mask));
@@ -205,7 +208,7 @@ impl Acdit {
         batch: &TrainingBatch,
         rope: &RopeTable,
         store: &mut dyn KvStore,
-        mask: Option<&Tensor>,
+        mask: Option<&BlockMask>,
     ) -> Tensor {
         let TrainingBatch { noised, timesteps, labels, .. } = batch;
         let condition = self.timestep_embedding(timesteps) + self.y_embedder.forward(labels, self.compute); // (N, T, D)
@@ -213,6 +216,11 @@ impl Acdit {
         let xs = (self.blocks.iter())
             .fold(embedded, |xs, block| block.noised(&xs, &condition, &*self.norm, rope, store, mask));
         self.final_layer.forward(&xs, &condition, &*self.norm).to_kind(Kind::Float)
+    }
+
+    /// Blocks W of the windowed mask.
+    fn window(&self) -> Option<usize> {
+        self.config.context_window.map(|window| window as usize)
     }
 
     /// N and T of (N, T, B, p²·C) tokens.

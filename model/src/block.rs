@@ -4,6 +4,7 @@ use tch::{Tensor, nn};
 
 use crate::attention::Attention;
 use crate::linear::{Linear, Start};
+use crate::mask::BlockMask;
 use crate::norm::{NormModulate, RmsNorm};
 use crate::{Config, KvStore, RopeTable};
 
@@ -36,7 +37,7 @@ impl Block {
         xs: &Tensor,
         rope: &RopeTable,
         store: &mut dyn KvStore,
-        mask: Option<&Tensor>,
+        mask: Option<&BlockMask>,
     ) -> Tensor {
         let normed = self.norm1.plain(xs);
         let xs = xs + self.attend(&normed, rope, store, mask);
@@ -51,7 +52,7 @@ impl Block {
         norm: &dyn NormModulate,
         rope: &RopeTable,
         store: &mut dyn KvStore,
-        mask: Option<&Tensor>,
+        mask: Option<&BlockMask>,
     ) -> Tensor {
         let [shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp] = self.ada_ln.forward(condition);
         let normed = self.norm1.modulated(norm, xs, &shift_msa, &scale_msa);
@@ -70,7 +71,7 @@ impl Block {
         normed: &Tensor,
         rope: &RopeTable,
         store: &mut dyn KvStore,
-        mask: Option<&Tensor>,
+        mask: Option<&BlockMask>,
     ) -> Tensor {
         self.attn.forward(&normed.flatten(1, 2), rope, store, mask).view_as(normed)
     }
