@@ -28,7 +28,7 @@ use crate::args::{Cli, Verb};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    device::wait_passively();
+    device::spin_briefly();
     device::keep_freed_memory();
     output::log_to_stderr();
     let (cli, layers) = match args::parse() {

@@ -186,7 +186,7 @@ write_cargo_config() {
     config="# Written by tools/setup.sh, which overwrites it. Settings of your own belong in ~/.cargo/config.toml.
 [env]
 LIBTORCH = \"$LIBTORCH_HOME\"
-OMP_WAIT_POLICY = \"passive\" # threads that spin at barriers take the cores that tests share
+GOMP_SPINCOUNT = \"20000\" # threads that spin longer at barriers take the cores that tests share
 [target.$(uname -m)-unknown-linux-gnu]
 rustflags = $flags
 rustdocflags = $flags"

@@ -152,23 +152,25 @@ pub fn keep_freed_memory() {
     }
 }
 
-/// Starts this program anew with `OMP_WAIT_POLICY=passive`, unless the variable is set already; returns if so, or if the
-/// program cannot be started anew.
+/// Starts this program anew with a short `GOMP_SPINCOUNT`, unless it or `OMP_WAIT_POLICY` is set already; returns if so,
+/// or if the program cannot be started anew.
 ///
-/// The threads of a tensor operation meet dozens of times a millisecond. By default the first to arrive spins, which on a
-/// machine with other work takes the core from the very thread that is waited for: a block then takes ten times as long.
+/// The threads of a tensor operation meet dozens of times a millisecond. By default the first to arrive spins for
+/// milliseconds, which on a machine with other work takes the core from the very thread that is waited for: a block then
+/// takes ten times as long. Sleeping at once is no better: waking up costs what the second thread gains. Some ten
+/// microseconds are enough for the other to arrive where there are cores for both.
 /// OpenMP reads the variable when it is loaded, before `main`. To be called first of all: nothing before it survives.
-pub fn wait_passively() {
+pub fn spin_briefly() {
     use std::os::unix::process::CommandExt;
 
-    const POLICY: &str = "OMP_WAIT_POLICY";
-    if std::env::var_os(POLICY).is_some() {
+    const SPINS: (&str, &str) = ("GOMP_SPINCOUNT", "20000");
+    if [SPINS.0, "OMP_WAIT_POLICY"].iter().any(|name| std::env::var_os(name).is_some()) {
         return;
     }
     let mut arguments = std::env::args_os();
     let (Ok(program), Some(name)) = (std::env::current_exe(), arguments.next()) else { return };
-    let error = std::process::Command::new(program).arg0(name).args(arguments).env(POLICY, "passive").exec();
-    tracing::debug!("{POLICY} could not be set: {error}");
+    let error = std::process::Command::new(program).arg0(name).args(arguments).env(SPINS.0, SPINS.1).exec();
+    tracing::debug!("{} could not be set: {error}", SPINS.0);
 }
 
 /// Whether bf16 products are done in hardware: Ampere and later, or a CPU with AVX512-BF16 or AMX.
