@@ -73,6 +73,7 @@ impl Convert {
             tensors: &checkpoint.tensors,
             kind: Kind::Float,
             scheduler: &SchedulerConfig::paper(Prediction::Epsilon),
+            openings: None,
             meta: &described(&config),
             vae: self.vae.as_deref(),
         };

@@ -23,6 +23,8 @@ const FRAMES_PER_BLOCK: usize = 4;
 /// Trajectories of the procedural world, and blocks of each: 46 minutes of play.
 const GRAVITY_CLIPS: usize = 110;
 const GRAVITY_BLOCKS: usize = 100;
+/// Of the procedural world, from whose clips nothing is chosen: a stream that begins with nothing has no balls to keep.
+const OPENINGS: usize = 16;
 
 /// What there is to learn from.
 #[derive(Debug, Args)]
@@ -76,7 +78,7 @@ pub(crate) struct Keeping {
     /// Folder of the run: weights/, checkpoints/, samples/ and log.jsonl
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Go on from the newest checkpoint in the folder
+    /// Go on from the newest checkpoint in the folder, with the same flags; --steps may differ until the rate falls
     #[arg(long)]
     pub(crate) resume: bool,
     /// End after this step, with the schedule as it is
@@ -132,7 +134,7 @@ pub(crate) struct Train {
     /// Blocks that a block sees beside itself; 0 for all before it, as in the paper
     #[arg(long, default_value_t = 3, value_name = "BLOCKS", help_heading = "Network")]
     window: i64,
-    /// What the network predicts: v, or the noise as in the paper
+    /// What the network predicts: the clean latents, v, or the noise as in the paper
     #[arg(long, value_enum, default_value = "v", help_heading = "Network")]
     prediction: PredictionArg,
 
@@ -151,9 +153,15 @@ pub(crate) struct Train {
     /// Probability with which a block loses its label, for guidance
     #[arg(long, default_value_t = 0.1, value_name = "P", help_heading = "Schedule")]
     label_dropout: f64,
+    /// Weight of a clip's first block in the loss: without context it cannot be foreseen, and is most of the noise
+    #[arg(long, default_value_t = 0.1, value_name = "WEIGHT", help_heading = "Schedule")]
+    first_block_weight: f64,
     /// Most noise on the clean context, so that a stream forgives its own errors
     #[arg(long, default_value_t = 0.1, value_name = "SIGMA", help_heading = "Schedule")]
     context_noise: f64,
+    /// Probability with which a clip's context is the network's own work, as in a stream; costs a third of a step more
+    #[arg(long, default_value_t = 0.0, value_name = "P", help_heading = "Schedule")]
+    self_context: f64,
     /// Decay of the weights' average
     #[arg(long, default_value_t = 0.99, value_name = "DECAY", help_heading = "Schedule")]
     ema: f64,
@@ -169,6 +177,7 @@ pub(crate) struct Train {
 enum PredictionArg {
     V,
     Epsilon,
+    Sample,
 }
 
 impl Train {
@@ -184,6 +193,7 @@ impl Train {
             prediction: match self.prediction {
                 PredictionArg::V => Prediction::V,
                 PredictionArg::Epsilon => Prediction::Epsilon,
+                PredictionArg::Sample => Prediction::Sample,
             },
             blocks: self.frames / FRAMES_PER_BLOCK,
             batch: self.batch,
@@ -191,7 +201,9 @@ impl Train {
             rate: self.rate,
             warmup: self.warmup,
             label_dropout: self.label_dropout,
+            first_block_weight: self.first_block_weight,
             context_noise: self.context_noise,
+            self_context: self.self_context,
             ema: self.ema,
             bf16: placement.kind == Kind::BFloat16,
             seed: *seed,
@@ -201,6 +213,7 @@ impl Train {
             out,
             vae: &vae,
             meta: &meta,
+            openings: if matches!(dataset.source, Source::Gravity) { OPENINGS } else { 0 },
             resume: *resume,
             stop_at: *stop_at,
             save_every: *save_every,

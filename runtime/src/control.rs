@@ -16,7 +16,7 @@ pub enum Control {
     Resume,
     /// Make one block and be paused.
     Step,
-    /// Begin a new generation from nothing; without a seed, with the one before plus one.
+    /// Begin a new generation as the first began; without a seed, with the one before plus one.
     Restart {
         /// Seed of its noise.
         seed: Option<u64>,

@@ -83,6 +83,19 @@ impl Session {
         Ok(Self { settings, window: Window::new(&world.model, settings.window, settings.mode)?, index: 0 })
     }
 
+    /// A session that goes on from one of the world's openings, which the seed picks; from nothing if there are none.
+    ///
+    /// # Errors
+    /// As [`Self::new`] and [`Self::prime`].
+    pub fn open(world: &World, settings: Settings) -> Result<Self, Error> {
+        let mut session = Self::new(world, settings)?;
+        if let Some(openings) = &world.openings {
+            let pick = settings.seed % openings.size()[0] as u64;
+            session.prime(world, &openings.get(pick as i64), world.model.null_label())?;
+        }
+        Ok(session)
+    }
+
     /// What the session runs with.
     pub fn settings(&self) -> &Settings {
         &self.settings

@@ -89,14 +89,17 @@ pub struct World {
     pub schedule: Schedule,
     /// Names, keys, frame rate.
     pub meta: WorldMeta,
+    /// Clips that streams may begin with, as latents (clips, frames, C, h, w) f32; see [`crate::Session::open`].
+    pub openings: Option<Tensor>,
     pub(crate) patcher: Patcher,
 }
 
 impl World {
-    /// Loads `transformer/`, `scheduler/` and `world.json` of a weights folder. Without `world.json`, labels are numbers.
+    /// Loads `transformer/`, `scheduler/`, `world.json` and `openings.safetensors` of a weights folder. Without `world.json`,
+    /// labels are numbers; without openings, streams begin with nothing.
     ///
     /// # Errors
-    /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json`.
+    /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json` or openings.
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Self, Error> {
         let mut model = Acdit::load(&folder.join("transformer"), device, kind)?;
         model.set_norm(kernels::norm_modulate(device)?);
@@ -109,7 +112,8 @@ impl World {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => WorldMeta::unnamed(model.config()),
             Err(e) => return Err(ModelError::io(path, e).into()),
         };
-        let world = Self::new(model, schedule, meta);
+        let openings = read_openings(&folder.join(OPENINGS), model.config())?;
+        let world = Self { openings, ..Self::new(model, schedule, meta) };
         let (named, classes) = (world.meta.labels.len() as i64, world.model.config().num_classes);
         if named != classes || !(world.meta.fps > 0.0 && world.meta.fps <= 240.0) {
             let detail =
@@ -122,7 +126,7 @@ impl World {
     /// A world from parts.
     pub fn new(model: Acdit, schedule: Schedule, meta: WorldMeta) -> Self {
         let patcher = Patcher::new(model.config());
-        Self { model, schedule, meta, patcher }
+        Self { model, schedule, meta, openings: None, patcher }
     }
 
     /// A world of random weights: the speed of a trained one, none of the looks.
@@ -162,6 +166,8 @@ pub struct WorldFolder<'a> {
     pub meta: &'a WorldMeta,
     /// A VAE folder to copy in, if there is one.
     pub vae: Option<&'a Path>,
+    /// See [`World::openings`].
+    pub openings: Option<&'a Tensor>,
 }
 
 impl WorldFolder<'_> {
@@ -179,6 +185,9 @@ impl WorldFolder<'_> {
         create_dir(&scheduler)?;
         write_json(&scheduler.join("scheduler_config.json"), self.scheduler)?;
         write_json(&folder.join("world.json"), self.meta)?;
+        if let Some(openings) = self.openings {
+            weights::write(&folder.join(OPENINGS), [(&LATENTS.to_owned(), openings)], self.kind)?;
+        }
         let mut index = serde_json::json!({
             "_class_name": "AcditPipeline",
             "transformer": ["acdit_world", "AcditTransformer"],
@@ -194,6 +203,30 @@ impl WorldFolder<'_> {
             index["vae"] = serde_json::json!(["diffusers", class]);
         }
         write_json(&folder.join("model_index.json"), &index)
+    }
+}
+
+const OPENINGS: &str = "openings.safetensors";
+/// The tensor in [`OPENINGS`].
+const LATENTS: &str = "latents";
+
+fn read_openings(path: &Path, config: &Config) -> Result<Option<Tensor>, Error> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let latents = weights::read(path)?.remove(LATENTS).map(|latents| latents.to_kind(Kind::Float));
+    let [frames, c, h, w] = config.block_shape();
+    match latents.as_ref().map(Tensor::size).as_deref() {
+        Some(&[clips, length, gc, gh, gw])
+            if clips > 0 && length >= frames && length % frames == 0 && [gc, gh, gw] == [c, h, w] =>
+        {
+            Ok(latents)
+        }
+        shape => {
+            let detail =
+                format!("latents {shape:?}, expected [clips, a multiple of {frames}, {c}, {h}, {w}]");
+            Err(Error::WorldFile { path: path.into(), detail })
+        }
     }
 }
 

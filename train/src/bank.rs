@@ -65,6 +65,15 @@ impl LatentBank {
         self.clips.is_empty()
     }
 
+    /// The first `blocks` blocks of up to `count` clips that have as many, for streams to begin with: (clips, frames, C, h, w).
+    /// `None` if there are none.
+    pub fn openings(&self, count: usize, blocks: usize) -> Option<Tensor> {
+        let long = self.clips.iter().filter(|clip| clip.labels.len() >= blocks);
+        let clips: Vec<Tensor> =
+            long.take(count).map(|clip| clip.blocks.narrow(0, 0, blocks as i64).flatten(0, 1)).collect();
+        (!clips.is_empty()).then(|| Tensor::stack(&clips, 0))
+    }
+
     /// Latent shape (C, h, w), if there is a clip.
     pub fn latent_shape(&self) -> Option<[i64; 3]> {
         let size = self.clips.first()?.blocks.size();

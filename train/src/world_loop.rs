@@ -44,8 +44,15 @@ pub struct Recipe {
     pub warmup: u64,
     /// Probability with which a block's label is replaced by the null label.
     pub label_dropout: f64,
+    /// Weight of a clip's first block in the loss, relative to the others. It has no context, so most of what it shows
+    /// cannot be foreseen and its gradient is mostly noise.
+    pub first_block_weight: f64,
     /// Largest standard deviation of the noise on the clean context; each clip draws its own.
     pub context_noise: f64,
+    /// Probability with which a clip's context is not the clip's but, for half of its blocks, what the network makes of
+    /// them in one step: a stream's context is its own work, and its faults must not grow. Costs a forward pass a step.
+    #[serde(default)]
+    pub self_context: f64,
     /// Decay of the weight average.
     pub ema: f64,
     /// Whether activations are bf16 (weights and optimizer stay f32).
@@ -63,6 +70,8 @@ pub struct Run<'a> {
     pub vae: &'a Path,
     /// Names and frame rate of what is learned.
     pub meta: &'a WorldMeta,
+    /// How many clips' beginnings the weights come with, for streams to begin with.
+    pub openings: usize,
     /// Continue from the newest checkpoint.
     pub resume: bool,
     /// End after this step although the schedule goes on.
@@ -107,6 +116,8 @@ struct Record {
 pub const LOG_EVERY: u64 = 20;
 const SAMPLE_BLOCKS: usize = 16;
 const DECAY: f64 = 0.15;
+/// Noise below which errors of a predicted x₀ weigh no more.
+const LEAST_SIGMA: f64 = 0.3;
 
 /// Trains until the schedule ends, `stop_at`, or an interrupt, and leaves averaged weights in `run.out/weights`.
 ///
@@ -128,6 +139,8 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         None => Summary { step: 0, loss: None },
     };
 
+    let window = recipe.model.context_window.map_or(recipe.blocks, |window| window as usize);
+    let openings = bank.openings(run.openings, window.min(recipe.blocks));
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, run.device);
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: DECAY };
@@ -137,9 +150,12 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let (mut since, mut losses) = (Instant::now(), Vec::new());
     while done.step < end && !run.interrupt.is_set() {
         let (latents, labels) = bank.batch(recipe.seed, done.step, recipe.batch, recipe.blocks)?;
-        let (batch, target) = noising.batch(done.step, &latents, &labels);
+        let Example { mut batch, target, weight } = noising.batch(done.step, &latents, &labels);
+        if recipe.self_context > 0.0 {
+            batch.clean = tch::no_grad(|| noising.own_context(&model, &batch))?;
+        }
         let prediction = model.training_forward(&batch)?;
-        let loss = prediction.mse_loss(&target, tch::Reduction::Mean);
+        let loss = ((prediction - target).square() * weight).mean(Kind::Float);
         let rate = rates.rate(done.step);
         let gradient_norm = optimizer.step(&loss, rate)?;
         ema.update(optimizer.parameters())?;
@@ -155,11 +171,20 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
             since = Instant::now();
         }
         if step % run.save_every == 0 && step < end {
-            save(&done, recipe, run, &optimizer, &ema)?;
+            save(&done, recipe, run, &optimizer, &ema, openings.as_ref())?;
         }
     }
-    save(&done, recipe, run, &optimizer, &ema)?;
+    save(&done, recipe, run, &optimizer, &ema, openings.as_ref())?;
     Ok(done)
+}
+
+/// What a step learns from.
+struct Example {
+    batch: TrainingBatch,
+    /// (N, T, B, p²·C).
+    target: Tensor,
+    /// Weight of each block's squared error (N, T, 1, 1), 1 on average over a clip but for the noise's part in it.
+    weight: Tensor,
 }
 
 /// Draws noise, timesteps and dropped labels, and mixes them into a batch.
@@ -184,8 +209,8 @@ impl<'a> Noising<'a> {
         Self { schedule, recipe, patcher: Patcher::new(&recipe.model), alphas, sigmas, device }
     }
 
-    /// From latents (N, T, F, C, h, w) and labels (N, T), the network's input and its target (N, T, B, p²·C).
-    fn batch(&self, step: u64, latents: &Tensor, labels: &Tensor) -> (TrainingBatch, Tensor) {
+    /// From latents (N, T, F, C, h, w) and labels (N, T).
+    fn batch(&self, step: u64, latents: &Tensor, labels: &Tensor) -> Example {
         // odd multiplier: distinct steps get distinct seeds
         tch::manual_seed((self.recipe.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
         let (latents, labels) = (latents.to_device(self.device), labels.to_device(self.device));
@@ -193,8 +218,7 @@ impl<'a> Noising<'a> {
         let tokens = self.patcher.tokens(&latents.flatten(0, 1)); // (N·T, B, p²·C)
         let clean = tokens.view([n, t, tokens.size()[1], tokens.size()[2]]);
         let timesteps = Tensor::randint(self.schedule.len() as i64, [n, t], (Kind::Int64, self.device));
-        let share = |table: &Tensor| table.index_select(0, &timesteps.view(-1)).view([n, t, 1, 1]);
-        let (alpha, sigma) = (share(&self.alphas), share(&self.sigmas));
+        let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
         let noise = clean.randn_like();
         let context =
             clean.rand_like().narrow(1, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1) * self.recipe.context_noise;
@@ -205,7 +229,41 @@ impl<'a> Noising<'a> {
             clean: &clean + clean.randn_like() * context,
             timesteps,
         };
-        (batch, self.schedule.target(&clean, &noise, &alpha, &sigma))
+        let target = self.schedule.target(&clean, &noise, &alpha, &sigma);
+        Example { batch, target, weight: self.weight(t, &sigma) }
+    }
+
+    /// The context of `batch`, partly replaced as [`Recipe::self_context`] says.
+    fn own_context(&self, model: &Acdit, batch: &TrainingBatch) -> Result<Tensor, Error> {
+        let TrainingBatch { clean, noised, timesteps, .. } = batch;
+        let (n, t) = (clean.size()[0], clean.size()[1]);
+        let (alpha, sigma) = (self.share(&self.alphas, timesteps), self.share(&self.sigmas, timesteps));
+        let prediction = model.training_forward(batch)?;
+        let own = self.schedule.clean_estimate_at(&alpha, &sigma, noised, &prediction);
+        let random = |shape: [i64; 4]| Tensor::rand(shape, (Kind::Float, self.device));
+        let chosen = random([n, 1, 1, 1]).lt(self.recipe.self_context);
+        let chosen = chosen.logical_and(&random([n, t, 1, 1]).lt(0.5));
+        Ok(own.where_self(&chosen, clean))
+    }
+
+    /// A schedule's table at each block's timestep: (N, T, 1, 1).
+    fn share(&self, table: &Tensor, timesteps: &Tensor) -> Tensor {
+        table.index_select(0, &timesteps.view(-1)).view_as(timesteps).unsqueeze(-1).unsqueeze(-1)
+    }
+
+    /// An error δ of x₀ is one of δ/σ in v: weighted so, predicting x₀ learns what predicting v would, down to the noise
+    /// below which x₀ is plain to see and the weight would only grow.
+    fn weight(&self, blocks: i64, sigma: &Tensor) -> Tensor {
+        let first = self.recipe.first_block_weight;
+        let others = (blocks - 1) as f64;
+        let mut shares = vec![1.0; blocks as usize];
+        shares[0] = first;
+        let shares = Tensor::from_slice(&shares).to_kind(Kind::Float) * (blocks as f64 / (first + others));
+        let shares = shares.view([1, blocks, 1, 1]).to_device(self.device);
+        match self.schedule.prediction() {
+            Prediction::Sample => shares / sigma.clamp_min(LEAST_SIGMA).square(),
+            Prediction::Epsilon | Prediction::V => shares.expand_as(sigma),
+        }
     }
 }
 
@@ -217,13 +275,26 @@ impl<'a> Noising<'a> {
 pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     recipe.model.validate()?;
     let fail = |text: String| Err(Error::Options(text));
-    let Recipe { batch, blocks, steps, rate, label_dropout, ema, context_noise, .. } = *recipe;
+    let Recipe {
+        batch,
+        blocks,
+        steps,
+        rate,
+        label_dropout,
+        ema,
+        context_noise,
+        first_block_weight,
+        self_context,
+        ..
+    } = *recipe;
     if batch == 0 || blocks == 0 || steps == 0 {
         return fail(format!("batch {batch}, {blocks} blocks, {steps} steps: each must be at least 1"));
     }
     for (name, value, range) in [
         ("learning rate", rate, f64::MIN_POSITIVE..f64::INFINITY),
         ("label dropout", label_dropout, 0.0..1.0),
+        ("first block's weight", first_block_weight, f64::MIN_POSITIVE..f64::INFINITY),
+        ("share of own context", self_context, 0.0..1.0 + f64::EPSILON),
         ("context noise", context_noise, 0.0..10.0),
         ("EMA decay", ema, 0.0..1.0),
     ] {
@@ -257,19 +328,36 @@ fn check_bank(recipe: &Recipe, bank: &LatentBank) -> Result<(), Error> {
 }
 
 /// Writes a checkpoint, and what the averaged weights are and look like at that step.
-fn save(done: &Summary, recipe: &Recipe, run: &Run<'_>, optimizer: &AdamW, ema: &Ema) -> Result<(), Error> {
+fn save(
+    done: &Summary,
+    recipe: &Recipe,
+    run: &Run<'_>,
+    optimizer: &AdamW,
+    ema: &Ema,
+    openings: Option<&Tensor>,
+) -> Result<(), Error> {
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
     let state = State { step: done.step, ema_updates: done.step, recipe: recipe.clone(), loss: done.loss };
     checkpoint::save(&run.out.join("checkpoints"), done.step, &state, &tensors)?;
-    export(recipe, run, optimizer, ema, done.step)
+    let tensors = optimizer.parameters().named(ema.values());
+    export(recipe, run, &tensors, openings, done.step)
 }
 
 const PARAMETERS: &str = "parameters";
 
+/// Whether `recipe` goes on from `state` as if it had been followed from the start: it is the same, or differs in the number
+/// of steps alone while neither schedule's rate has begun to fall.
+fn goes_on(state: &State, recipe: &Recipe) -> bool {
+    let before_decay = |steps: u64| (state.step as f64) <= steps as f64 * (1.0 - DECAY);
+    let other_steps = Recipe { steps: recipe.steps, ..state.recipe.clone() };
+    state.recipe == *recipe
+        || (other_steps == *recipe && before_decay(recipe.steps) && before_decay(state.recipe.steps))
+}
+
 fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -> Result<Summary, Error> {
     let (state, tensors): (State, _) = checkpoint::load(path)?;
-    if state.recipe != *recipe {
+    if !goes_on(&state, recipe) {
         let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
         let reason =
             format!("made with another recipe: {} there, {} here", json(&state.recipe), json(recipe));
@@ -284,17 +372,23 @@ fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -
 }
 
 /// Writes the averaged weights as a weights folder, and a contact sheet of what they generate.
-fn export(recipe: &Recipe, run: &Run<'_>, optimizer: &AdamW, ema: &Ema, step: u64) -> Result<(), Error> {
+fn export(
+    recipe: &Recipe,
+    run: &Run<'_>,
+    tensors: &BTreeMap<String, Tensor>,
+    openings: Option<&Tensor>,
+    step: u64,
+) -> Result<(), Error> {
     let folder = run.out.join("weights");
-    let tensors = optimizer.parameters().named(ema.values());
     let scheduler = SchedulerConfig::paper(recipe.prediction);
     WorldFolder {
         config: &recipe.model,
-        tensors: &tensors,
+        tensors,
         kind: Kind::BFloat16,
         scheduler: &scheduler,
         meta: run.meta,
         vae: Some(run.vae),
+        openings,
     }
     .write(&folder)?;
     let sheet = sample(&folder, run.device)?;
@@ -307,7 +401,7 @@ fn export(recipe: &Recipe, run: &Run<'_>, optimizer: &AdamW, ema: &Ema, step: u6
 fn sample(folder: &Path, device: Device) -> Result<acdit_codec::Frame, Error> {
     let world = World::load(folder, device, Kind::Float)?;
     let decoder = Vae::load(&folder.join("vae"), device, Kind::Float)?.decoder;
-    let mut session = Session::new(&world, Settings::of(&world, 0))?;
+    let mut session = Session::open(&world, Settings::of(&world, 0))?;
     let labels = world.meta.labels.len();
     let mut frames = Vec::new();
     for block in 0..SAMPLE_BLOCKS {

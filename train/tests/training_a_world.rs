@@ -12,7 +12,7 @@ use acdit_runtime::{Session, Settings, StepInput, World};
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::world_loop::{Recipe, Run, Summary, train};
 use acdit_train::{Error, Interrupt, LatentBank, checkpoint};
-use tch::{Device, Kind, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 /// libtorch's random generator belongs to the process: runs that must repeat take turns.
 fn alone() -> MutexGuard<'static, ()> {
@@ -57,7 +57,9 @@ fn recipe() -> Recipe {
         rate: 3e-3,
         warmup: 4,
         label_dropout: 0.1,
+        first_block_weight: 1.0,
         context_noise: 0.1,
+        self_context: 0.5,
         ema: 0.9,
         bf16: false,
         seed: 9,
@@ -99,6 +101,7 @@ impl Bench {
             out: &self.out(name),
             vae: &self.vae,
             meta: &self.dataset.meta(),
+            openings: 2,
             resume,
             stop_at,
             save_every: 7,
@@ -106,6 +109,12 @@ impl Bench {
             interrupt: Interrupt::default(),
         };
         train(recipe, &self.bank, &run)
+    }
+
+    /// The tensors of the newest checkpoint.
+    fn state(&self, name: &str) -> BTreeMap<String, Tensor> {
+        let newest = checkpoint::latest(&self.out(name).join("checkpoints")).unwrap().unwrap();
+        weights::read(&newest).unwrap()
     }
 }
 
@@ -117,11 +126,7 @@ fn twenty_steps_equal_ten_and_ten_more_bit_for_bit() {
     assert_eq!(bench.train(&recipe(), "parts", Some(10), false).unwrap().step, 10);
     let resumed = bench.train(&recipe(), "parts", None, true).unwrap();
     assert_eq!((whole.step, resumed.step), (20, 20));
-    let state = |name: &str| {
-        let newest = checkpoint::latest(&bench.out(name).join("checkpoints")).unwrap().unwrap();
-        weights::read(&newest).unwrap()
-    };
-    let (one, other) = (state("whole"), state("parts"));
+    let (one, other) = (bench.state("whole"), bench.state("parts"));
     assert_eq!(one.keys().collect::<Vec<_>>(), ["adamw.mean", "adamw.variance", "ema", "parameters"]);
     assert_eq!(one, other);
     let averaged = |name: &str| -> BTreeMap<_, _> {
@@ -129,6 +134,22 @@ fn twenty_steps_equal_ten_and_ten_more_bit_for_bit() {
             .unwrap()
     };
     assert_eq!(averaged("whole"), averaged("parts"));
+}
+
+#[test]
+fn a_schedule_may_be_lengthened_or_cut_until_its_rate_falls() {
+    let _turn = alone();
+    let bench = bench();
+    let steps = |steps| Recipe { steps, ..recipe() };
+    bench.train(&steps(20), "whole", None, false).unwrap();
+    for (name, planned) in [("cut", 40), ("lengthened", 14)] {
+        bench.train(&steps(planned), name, Some(10), false).unwrap();
+        bench.train(&steps(20), name, None, true).unwrap();
+        assert_eq!(bench.state(name), bench.state("whole"), "{name}");
+    }
+    bench.train(&steps(14), "falling", Some(13), false).unwrap();
+    let refused = bench.train(&steps(20), "falling", None, true).unwrap_err().to_string();
+    assert!(refused.contains("another recipe"), "{refused}");
 }
 
 #[test]
@@ -174,6 +195,7 @@ fn values_out_of_range_and_folders_that_do_not_fit_are_refused_before_any_work()
         (Recipe { steps: 0, ..recipe() }, "0 steps"),
         (Recipe { rate: f64::NAN, ..recipe() }, "learning rate NaN"),
         (Recipe { context_noise: f64::NAN, ..recipe() }, "context noise NaN"),
+        (Recipe { first_block_weight: 0.0, ..recipe() }, "first block's weight 0"),
         (Recipe { ema: 1.0, ..recipe() }, "EMA decay 1"),
     ] {
         let error = bench.train(&wrong, "wrong", None, false).unwrap_err().to_string();
@@ -194,6 +216,7 @@ fn an_interrupt_before_the_first_step_leaves_nothing() {
         out: &bench.out("run"),
         vae: &bench.vae,
         meta: &bench.dataset.meta(),
+        openings: 0,
         resume: false,
         stop_at: None,
         save_every: 7,

@@ -16,6 +16,9 @@ pub enum Prediction {
     /// v = α ε − σ x₀ (Salimans & Ho 2022).
     #[serde(rename = "v_prediction")]
     V,
+    /// The clean x₀ itself, which a narrow network can hold where it cannot carry a wide token's noise.
+    #[serde(rename = "sample")]
+    Sample,
 }
 
 /// `scheduler/scheduler_config.json`, with diffusers' field names; fields it has beyond these are ignored.
@@ -175,6 +178,22 @@ impl Schedule {
         match self.prediction {
             Prediction::Epsilon => (noised - prediction * sigma) / alpha,
             Prediction::V => noised * alpha - prediction * sigma,
+            Prediction::Sample => prediction.shallow_clone(),
+        }
+    }
+
+    /// [`Self::clean_estimate`] at noise shares `alpha` and `sigma` (broadcastable tensors).
+    pub fn clean_estimate_at(
+        &self,
+        alpha: &Tensor,
+        sigma: &Tensor,
+        noised: &Tensor,
+        prediction: &Tensor,
+    ) -> Tensor {
+        match self.prediction {
+            Prediction::Epsilon => (noised - prediction * sigma) / alpha,
+            Prediction::V => noised * alpha - prediction * sigma,
+            Prediction::Sample => prediction.shallow_clone(),
         }
     }
 
@@ -183,6 +202,7 @@ impl Schedule {
         match self.prediction {
             Prediction::Epsilon => noise.shallow_clone(),
             Prediction::V => alpha * noise - sigma * clean,
+            Prediction::Sample => clean.shallow_clone(),
         }
     }
 }
@@ -200,13 +220,16 @@ mod tests {
     }
 
     #[test]
-    fn v_and_epsilon_give_the_same_clean_estimate() {
+    fn all_targets_give_the_same_clean_estimate() {
         let (clean, noise) = (Tensor::from_slice(&[0.3f32, -1.2]), Tensor::from_slice(&[0.7f32, 0.1]));
-        for prediction in [Prediction::Epsilon, Prediction::V] {
+        for prediction in [Prediction::Epsilon, Prediction::V, Prediction::Sample] {
             let schedule = Schedule::new(&SchedulerConfig::paper(prediction)).unwrap();
             let level = schedule.level(600);
             let target = schedule.target(&clean, &noise, &level.alpha.into(), &level.sigma.into());
             let estimate = schedule.clean_estimate(level, &level.mix(&clean, &noise), &target);
+            assert!((estimate - &clean).abs().max().double_value(&[]) < 1e-5);
+            let (alpha, sigma) = (level.alpha.into(), level.sigma.into());
+            let estimate = schedule.clean_estimate_at(&alpha, &sigma, &level.mix(&clean, &noise), &target);
             assert!((estimate - &clean).abs().max().double_value(&[]) < 1e-5);
         }
     }

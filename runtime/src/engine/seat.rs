@@ -58,7 +58,7 @@ impl Seat {
         let Opening { route, settings, label, block, demand, states } = opening;
         check_label(world, label)?;
         let mut seat = Self {
-            session: Session::new(world, settings)?,
+            session: Session::open(world, settings)?,
             pace: Pace::new(block),
             demand,
             steps: 0,
@@ -195,9 +195,9 @@ impl Seat {
             }
             Control::Restart { seed } => {
                 let seed = seed.unwrap_or(self.state.seed.wrapping_add(1));
-                let session = Session::new(world, Settings { seed, ..*self.session.settings() })?;
+                let session = Session::open(world, Settings { seed, ..*self.session.settings() })?;
                 self.begin(session, VecDeque::new());
-                0
+                self.session.index()
             }
             Control::Continue { frames } => {
                 let (session, opening) = self.continued(world, encode_frames, frames)?;
