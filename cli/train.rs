@@ -20,8 +20,8 @@ use crate::{signals, world};
 
 /// Frames per block, the paper's choice.
 const FRAMES_PER_BLOCK: usize = 4;
-/// Trajectories of the procedural world, and blocks of each: 46 minutes of play.
-const GRAVITY_CLIPS: usize = 110;
+/// Trajectories of the procedural world, and blocks of each: 67 minutes of play.
+const GRAVITY_CLIPS: usize = 160;
 const GRAVITY_BLOCKS: usize = 100;
 /// Of the procedural world, from whose clips nothing is chosen: a stream that begins with nothing has no balls to keep.
 const OPENINGS: usize = 16;
@@ -78,7 +78,7 @@ pub(crate) struct Keeping {
     /// Folder of the run: weights/, checkpoints/, samples/ and log.jsonl
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Go on from the newest checkpoint in the folder, with the same flags; --steps may differ until the rate falls
+    /// Go on from the newest checkpoint in the folder, with the same flags; --steps may differ in its first two thirds
     #[arg(long)]
     pub(crate) resume: bool,
     /// End after this step, with the schedule as it is
@@ -112,7 +112,7 @@ pub(crate) struct Train {
     /// VAE folder [default: that of the shipped world]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     vae: Option<PathBuf>,
-    /// Clips to learn from at most [default: 110 procedural ones, or the whole list]
+    /// Clips to learn from at most [default: 160 procedural ones, or the whole list]
     #[arg(long, value_name = "N", help_heading = "Data")]
     clips: Option<usize>,
     /// Frames of a training clip
@@ -126,7 +126,7 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 6, help_heading = "Network")]
     layers: i64,
     /// Attention heads
-    #[arg(long, default_value_t = 4, help_heading = "Network")]
+    #[arg(long, default_value_t = 8, help_heading = "Network")]
     heads: i64,
     /// Side of a patch in latent pixels
     #[arg(long, default_value_t = 4, help_heading = "Network")]
@@ -135,14 +135,14 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 3, value_name = "BLOCKS", help_heading = "Network")]
     window: i64,
     /// What the network predicts: the clean latents, v, or the noise as in the paper
-    #[arg(long, value_enum, default_value = "v", help_heading = "Network")]
+    #[arg(long, value_enum, default_value = "sample", help_heading = "Network")]
     prediction: PredictionArg,
 
     /// Clips per step
-    #[arg(long, default_value_t = 12, help_heading = "Schedule")]
+    #[arg(long, default_value_t = 16, help_heading = "Schedule")]
     batch: usize,
     /// Steps of the whole schedule
-    #[arg(long, default_value_t = 2800, help_heading = "Schedule")]
+    #[arg(long, default_value_t = 6000, help_heading = "Schedule")]
     steps: u64,
     /// Peak learning rate
     #[arg(long, default_value_t = 8e-4, help_heading = "Schedule")]
@@ -157,10 +157,10 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 0.1, value_name = "WEIGHT", help_heading = "Schedule")]
     first_block_weight: f64,
     /// Most noise on the clean context, so that a stream forgives its own errors
-    #[arg(long, default_value_t = 0.1, value_name = "SIGMA", help_heading = "Schedule")]
+    #[arg(long, default_value_t = 0.2, value_name = "SIGMA", help_heading = "Schedule")]
     context_noise: f64,
-    /// Probability with which a clip's context is the network's own work, as in a stream; costs a third of a step more
-    #[arg(long, default_value_t = 0.0, value_name = "P", help_heading = "Schedule")]
+    /// Probability with which, over the last third of the steps, a clip's context is the network's own work
+    #[arg(long, default_value_t = 0.5, value_name = "P", help_heading = "Schedule")]
     self_context: f64,
     /// Decay of the weights' average
     #[arg(long, default_value_t = 0.99, value_name = "DECAY", help_heading = "Schedule")]

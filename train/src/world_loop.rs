@@ -50,7 +50,8 @@ pub struct Recipe {
     /// Largest standard deviation of the noise on the clean context; each clip draws its own.
     pub context_noise: f64,
     /// Probability with which a clip's context is not the clip's but, for half of its blocks, what the network makes of
-    /// them in one step: a stream's context is its own work, and its faults must not grow. Costs a forward pass a step.
+    /// them in one step: a stream's context is its own work, and its faults must not grow. Over the last third of the
+    /// schedule, once there is something to learn from; costs a forward pass a step.
     #[serde(default)]
     pub self_context: f64,
     /// Decay of the weight average.
@@ -116,6 +117,8 @@ struct Record {
 pub const LOG_EVERY: u64 = 20;
 const SAMPLE_BLOCKS: usize = 16;
 const DECAY: f64 = 0.15;
+/// Share of the schedule after which [`Recipe::self_context`] holds.
+const OWN_CONTEXT_FROM: f64 = 2.0 / 3.0;
 /// Noise below which errors of a predicted x₀ weigh no more.
 const LEAST_SIGMA: f64 = 0.3;
 
@@ -151,7 +154,7 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     while done.step < end && !run.interrupt.is_set() {
         let (latents, labels) = bank.batch(recipe.seed, done.step, recipe.batch, recipe.blocks)?;
         let Example { mut batch, target, weight } = noising.batch(done.step, &latents, &labels);
-        if recipe.self_context > 0.0 {
+        if recipe.self_context > 0.0 && done.step as f64 >= recipe.steps as f64 * OWN_CONTEXT_FROM {
             batch.clean = tch::no_grad(|| noising.own_context(&model, &batch))?;
         }
         let prediction = model.training_forward(&batch)?;
@@ -347,12 +350,13 @@ fn save(
 const PARAMETERS: &str = "parameters";
 
 /// Whether `recipe` goes on from `state` as if it had been followed from the start: it is the same, or differs in the number
-/// of steps alone while neither schedule's rate has begun to fall.
+/// of steps alone while neither schedule has come to its own context or to the fall of its rate.
 fn goes_on(state: &State, recipe: &Recipe) -> bool {
-    let before_decay = |steps: u64| (state.step as f64) <= steps as f64 * (1.0 - DECAY);
+    let constant = if recipe.self_context > 0.0 { OWN_CONTEXT_FROM } else { 1.0 - DECAY };
+    let unchanged = |steps: u64| (state.step as f64) <= steps as f64 * constant;
     let other_steps = Recipe { steps: recipe.steps, ..state.recipe.clone() };
     state.recipe == *recipe
-        || (other_steps == *recipe && before_decay(recipe.steps) && before_decay(state.recipe.steps))
+        || (other_steps == *recipe && unchanged(recipe.steps) && unchanged(state.recipe.steps))
 }
 
 fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -> Result<Summary, Error> {
