@@ -74,7 +74,7 @@ impl Dataset {
             Source::Gravity => {
                 let labels = gravity::LABELS.iter().map(|label| named(label.name, Some(label.key)));
                 // the label decides what happens, so there is nothing for guidance to sharpen
-                let sampling = Sampling { steps: 2, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
+                let sampling = Sampling { steps: 3, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
                 ("gravity", labels.collect(), gravity::FRAMES_PER_SECOND, sampling)
             }
             Source::Ucf101(ucf) => {
