@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::signals::Ending;
-use crate::source::{DECODES, StreamSource, announce, publish};
+use crate::source::{DECODES, StreamSource, announce, announce_next, publish};
 use crate::world::{Loaded, WorldArgs};
 
 /// Tasks that wait for sockets need little; the cores are for the model.
@@ -63,6 +63,8 @@ impl Serve {
             let hub = hub.clone();
             move || publish(&packets, &hub)
         })?;
+        // An open stream has told its state; whoever connects first must not find the hub's empty one.
+        announce_next(&states, &hub);
         spawn("announce", {
             let hub = hub.clone();
             move || announce(&states, &hub)

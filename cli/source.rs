@@ -109,23 +109,28 @@ pub(crate) fn publish(packets: &Consumer<Packet>, hub: &Hub) {
 
 /// Tells the viewers where the stream stands until it ends.
 pub(crate) fn announce(states: &Consumer<State>, hub: &Hub) {
-    while let Some(received) = states.recv() {
-        let State { generation, block, label, seed, paused, timings, underruns, .. } = received.item;
-        hub.announce(acdit_io::State {
-            generation,
-            block,
-            label: index(label),
-            seed,
-            paused,
-            underruns,
-            timings: acdit_io::Timings {
-                denoise: timings.denoise,
-                context: timings.context,
-                decode: timings.decode,
-                encode: timings.encode,
-            },
-        });
-    }
+    while announce_next(states, hub) {}
+}
+
+/// Waits for the stream's next state and tells the viewers; `false` at the end.
+pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
+    let Some(received) = states.recv() else { return false };
+    let State { generation, block, label, seed, paused, timings, underruns, .. } = received.item;
+    hub.announce(acdit_io::State {
+        generation,
+        block,
+        label: index(label),
+        seed,
+        paused,
+        underruns,
+        timings: acdit_io::Timings {
+            denoise: timings.denoise,
+            context: timings.context,
+            decode: timings.decode,
+            encode: timings.encode,
+        },
+    });
+    true
 }
 
 /// Labels are checked where they enter: none is negative.

@@ -41,7 +41,7 @@ fn a_run_is_stopped_resumed_and_played() {
     assert_eq!(stopped["step"], 2);
     let again = train(&["--steps", "6"]);
     assert!(again.code == Some(2) && again.stderr.contains("holds a run already"), "{again:?}");
-    let other = train(&["--steps", "7", "--resume"]);
+    let other = train(&["--steps", "6", "--rate", "1e-4", "--resume"]);
     assert!(other.code == Some(2) && other.stderr.contains("made with another recipe"), "{other:?}");
     let whole = train(&["--steps", "6", "--resume"]).json();
     assert_eq!(whole["step"], 6);
