@@ -73,7 +73,7 @@ impl Convert {
             tensors: &checkpoint.tensors,
             kind: Kind::Float,
             scheduler: &SchedulerConfig::paper(Prediction::Epsilon),
-            openings: None,
+            prompts: None,
             meta: &described(&config),
             vae: self.vae.as_deref(),
         };

@@ -73,7 +73,7 @@ impl Generate {
         } else {
             let frames = making.frames()?;
             let settings = making.world.sampling.settings(&loaded.world, making.seed);
-            let mut session = Session::open(&loaded.world, settings)?;
+            let mut session = Session::prompted(&loaded.world, settings)?;
             making.film(&loaded, &mut session, frames, &[])?
         };
         output.print(&made, || made.line(&making.out))

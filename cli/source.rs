@@ -59,6 +59,8 @@ impl StreamSource {
         let (handle, wanted) = (self.handle.clone(), self.clip);
         tokio::task::spawn_blocking(move || {
             match film::last_frames_uploaded(clip, wanted) {
+                // Whoever sent it was told that it took too long, or has left: the stream must not change now.
+                Ok(_) if reply.is_closed() => {}
                 Ok(frames) => handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome)),
                 Err(error) => reply.refused(code(&error), error.to_string()),
             }

@@ -7,6 +7,7 @@ use acdit_codec::vae::{Config as VaeConfig, Vae};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, RopeKind};
 use acdit_runtime::device::{DeviceChoice, Placement, Precision};
+use acdit_train::Start;
 use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
 use acdit_train::ucf101::Ucf101;
 use acdit_train::world_loop::{self, Recipe, Run};
@@ -20,11 +21,11 @@ use crate::{signals, world};
 
 /// Frames per block, the paper's choice.
 const FRAMES_PER_BLOCK: usize = 4;
-/// Trajectories of the procedural world, and blocks of each: 67 minutes of play.
-const GRAVITY_CLIPS: usize = 160;
+/// Trajectories of the procedural world, and blocks of each: three hours and 20 minutes of play.
+const GRAVITY_CLIPS: usize = 480;
 const GRAVITY_BLOCKS: usize = 100;
 /// Of the procedural world, from whose clips nothing is chosen: a stream that begins with nothing has no balls to keep.
-const OPENINGS: usize = 16;
+const PROMPTS: usize = 16;
 
 /// What there is to learn from.
 #[derive(Debug, Args)]
@@ -105,6 +106,7 @@ averaged weights of the newest checkpoint: `acdit-world generate --weights DIR/w
 Examples:
   acdit-world train --dataset gravity --out run                # the shipped world, from nothing
   acdit-world train --dataset gravity --out run --resume
+  acdit-world train --dataset gravity --out run2 --from run/weights   # go on from what was learnt
   acdit-world train --dataset ucf101 --data-dir UCF-101 --vae sd-vae --frames 16 --out run")]
 pub(crate) struct Train {
     #[command(flatten)]
@@ -112,13 +114,21 @@ pub(crate) struct Train {
     /// VAE folder [default: that of the shipped world]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     vae: Option<PathBuf>,
-    /// Clips to learn from at most [default: 160 procedural ones, or the whole list]
+    /// Clips to learn from at most [default: 480 procedural ones, or the whole list]
     #[arg(long, value_name = "N", help_heading = "Data")]
     clips: Option<usize>,
     /// Frames of a training clip
     #[arg(long, default_value_t = 32, help_heading = "Data")]
     frames: usize,
 
+    /// Weights to go on from: their network and VAE, so none of the flags below; own context from the first step on
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Network",
+        conflicts_with_all = ["vae", "hidden", "layers", "heads", "patch", "window", "prediction"]
+    )]
+    from: Option<PathBuf>,
     /// Token width inside the network
     #[arg(long, default_value_t = 256, help_heading = "Network")]
     hidden: i64,
@@ -159,8 +169,9 @@ pub(crate) struct Train {
     /// Most noise on the clean context, so that a stream forgives its own errors
     #[arg(long, default_value_t = 0.2, value_name = "SIGMA", help_heading = "Schedule")]
     context_noise: f64,
-    /// Probability with which, over the last third of the steps, a clip's context is the network's own work
-    #[arg(long, default_value_t = 0.5, value_name = "P", help_heading = "Schedule")]
+    /// Probability with which, over the last third of the steps or all with --from, a clip's context is the network's own
+    /// work; 0 with --prediction epsilon
+    #[arg(long, default_value_t = 0.75, value_name = "P", help_heading = "Schedule")]
     self_context: f64,
     /// Decay of the weights' average
     #[arg(long, default_value_t = 0.99, value_name = "DECAY", help_heading = "Schedule")]
@@ -186,15 +197,18 @@ impl Train {
         threads.set();
         let placement = Placement::select(*device, self.dtype)?;
         let dataset = self.data.open(*seed)?;
-        let vae = self.vae.clone().map_or_else(|| world::shipped().map(|folder| folder.join("vae")), Ok)?;
+        let vae = match (&self.vae, &self.from) {
+            (Some(vae), _) => vae.clone(),
+            (None, Some(from)) => from.join("vae"),
+            (None, None) => world::shipped()?.join("vae"),
+        };
         let meta = dataset.meta();
+        let mut start = self.from.as_deref().map(Start::load).transpose()?;
+        let (model, prediction) =
+            self.network(&VaeConfig::load(&vae)?, meta.labels.len() as i64, start.as_mut())?;
         let recipe = Recipe {
-            model: self.network(&VaeConfig::load(&vae)?, meta.labels.len() as i64)?,
-            prediction: match self.prediction {
-                PredictionArg::V => Prediction::V,
-                PredictionArg::Epsilon => Prediction::Epsilon,
-                PredictionArg::Sample => Prediction::Sample,
-            },
+            model,
+            prediction,
             blocks: self.frames / FRAMES_PER_BLOCK,
             batch: self.batch,
             steps: self.steps,
@@ -209,11 +223,13 @@ impl Train {
             seed: *seed,
         };
         let interrupt = signals::interrupt()?;
+        let procedural = matches!(dataset.source, Source::Gravity);
         let run = Run {
             out,
             vae: &vae,
             meta: &meta,
-            openings: if matches!(dataset.source, Source::Gravity) { OPENINGS } else { 0 },
+            prompts: if procedural { PROMPTS } else { 0 },
+            start: start.as_ref(),
             resume: *resume,
             stop_at: *stop_at,
             save_every: *save_every,
@@ -222,7 +238,6 @@ impl Train {
         };
         world_loop::check(&recipe, &run)?;
         let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
-        let procedural = matches!(dataset.source, Source::Gravity);
         let clips = self.clips.unwrap_or(if procedural { GRAVITY_CLIPS } else { usize::MAX });
         let size = BankSize {
             clips,
@@ -242,10 +257,29 @@ impl Train {
         })
     }
 
-    fn network(&self, vae: &VaeConfig, num_classes: i64) -> anyhow::Result<Config> {
+    /// The network to train and what it predicts: that of `start`, or what the flags say.
+    fn network(
+        &self,
+        vae: &VaeConfig,
+        num_classes: i64,
+        start: Option<&mut Start>,
+    ) -> anyhow::Result<(Config, Prediction)> {
         let (resolution, downsampling) = (i64::from(self.data.resolution), vae.downsampling());
         if self.frames == 0 || !self.frames.is_multiple_of(FRAMES_PER_BLOCK) {
             bail!("--frames {}: expected a multiple of {FRAMES_PER_BLOCK}", self.frames);
+        }
+        if let Some(start) = start {
+            let sides = [start.model.sample_height, start.model.sample_width].map(|side| side * downsampling);
+            if sides != [resolution; 2] || start.model.frames_per_block != FRAMES_PER_BLOCK as i64 {
+                let (frames, [height, width]) = (start.model.frames_per_block, sides);
+                bail!(
+                    "--from: a network for {width}x{height} in blocks of {frames} frames; here are --resolution {resolution} and blocks of {FRAMES_PER_BLOCK}"
+                );
+            }
+            if start.with_labels(num_classes) {
+                tracing::warn!("the number of labels differs: their table is learnt anew");
+            }
+            return Ok((start.model.clone(), start.prediction));
         }
         if self.patch < 1 || resolution == 0 || resolution % (downsampling * self.patch) != 0 {
             let multiple = downsampling * self.patch.max(1);
@@ -279,7 +313,12 @@ impl Train {
             context_window: Some(self.window).filter(|&window| window != 0),
         };
         config.validate().context("--hidden, --layers, --heads, --patch, --window")?;
-        Ok(config)
+        let prediction = match self.prediction {
+            PredictionArg::V => Prediction::V,
+            PredictionArg::Epsilon => Prediction::Epsilon,
+            PredictionArg::Sample => Prediction::Sample,
+        };
+        Ok((config, prediction))
     }
 }
 

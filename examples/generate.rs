@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     let config = FileConfig { source, scale: 4, frames_per_second: world.meta.fps, quality: 18 };
     let mut file = FileWriter::create(&out, &config)?;
 
-    let mut session = Session::open(&world, Settings::of(&world, 0))?;
+    let mut session = Session::prompted(&world, Settings::of(&world, 0))?;
     let names: Vec<&str> = world.meta.labels.iter().map(|label| label.name.as_str()).collect();
     let labels = (0..BLOCKS).map(|block| (block / HOLD % names.len()) as i64);
     for rendered in render(&world, &vae.decoder, &mut session, labels) {

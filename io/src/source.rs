@@ -75,6 +75,11 @@ impl Reply {
         (Self(answer), outcome)
     }
 
+    /// Whether nobody waits for the answer any more.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
     /// The control is in effect from `block` on. A viewer that has left is no error.
     pub fn applied(self, block: u64) {
         let _ = self.0.send(Ok(block));

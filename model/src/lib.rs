@@ -28,7 +28,7 @@ pub use config::{Config, Preset, RopeKind};
 pub use embed::timestep_sinusoid;
 pub use error::Error;
 pub use kv::{KvStore, NoCache};
-pub use mask::{BlockMask, causal, scam};
+pub use mask::{BlockMask, scam};
 pub use norm::{Eager, NormModulate};
 pub use patch::Patcher;
 pub use rope::{Rope, RopeTable};

@@ -28,7 +28,7 @@ pub fn scam(blocks: usize, window: Option<usize>) -> BlockMask {
 }
 
 /// Which of `past + blocks` clean blocks each of the last `blocks` attends.
-pub fn causal(blocks: usize, past: usize, window: Option<usize>) -> BlockMask {
+pub(crate) fn causal(blocks: usize, past: usize, window: Option<usize>) -> BlockMask {
     let reach = window.unwrap_or(usize::MAX);
     let rows = (past..past + blocks).map(|i| (i.saturating_sub(reach)..=i).collect()).collect();
     BlockMask { columns: past + blocks, rows }

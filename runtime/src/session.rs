@@ -83,15 +83,15 @@ impl Session {
         Ok(Self { settings, window: Window::new(&world.model, settings.window, settings.mode)?, index: 0 })
     }
 
-    /// A session that goes on from one of the world's openings, which the seed picks; from nothing if there are none.
+    /// A session that goes on from one of the world's prompts, which the seed picks; from nothing if it has none.
     ///
     /// # Errors
     /// As [`Self::new`] and [`Self::prime`].
-    pub fn open(world: &World, settings: Settings) -> Result<Self, Error> {
+    pub fn prompted(world: &World, settings: Settings) -> Result<Self, Error> {
         let mut session = Self::new(world, settings)?;
-        if let Some(openings) = &world.openings {
-            let pick = settings.seed % openings.size()[0] as u64;
-            session.prime(world, &openings.get(pick as i64), world.model.null_label())?;
+        if let Some(prompts) = &world.prompts {
+            let pick = settings.seed % prompts.size()[0] as u64;
+            session.prime(world, &prompts.get(pick as i64), world.model.null_label())?;
         }
         Ok(session)
     }

@@ -89,17 +89,17 @@ pub struct World {
     pub schedule: Schedule,
     /// Names, keys, frame rate.
     pub meta: WorldMeta,
-    /// Clips that streams may begin with, as latents (clips, frames, C, h, w) f32; see [`crate::Session::open`].
-    pub openings: Option<Tensor>,
+    /// Clips that streams may begin with, as latents (clips, frames, C, h, w) f32; see [`crate::Session::prompted`].
+    pub prompts: Option<Tensor>,
     pub(crate) patcher: Patcher,
 }
 
 impl World {
-    /// Loads `transformer/`, `scheduler/`, `world.json` and `openings.safetensors` of a weights folder. Without `world.json`,
-    /// labels are numbers; without openings, streams begin with nothing.
+    /// Loads `transformer/`, `scheduler/`, `world.json` and `prompts.safetensors` of a weights folder. Without `world.json`,
+    /// labels are numbers; without prompts, streams begin with nothing.
     ///
     /// # Errors
-    /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json` or openings.
+    /// [`Error::Model`] for files that are missing or do not fit, [`Error::WorldFile`] for a bad `world.json` or prompts.
     pub fn load(folder: &Path, device: Device, kind: Kind) -> Result<Self, Error> {
         let mut model = Acdit::load(&folder.join("transformer"), device, kind)?;
         model.set_norm(kernels::norm_modulate(device)?);
@@ -112,8 +112,8 @@ impl World {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => WorldMeta::unnamed(model.config()),
             Err(e) => return Err(ModelError::io(path, e).into()),
         };
-        let openings = read_openings(&folder.join(OPENINGS), model.config())?;
-        let world = Self { openings, ..Self::new(model, schedule, meta) };
+        let prompts = read_prompts(&folder.join(PROMPTS), model.config())?;
+        let world = Self { prompts, ..Self::new(model, schedule, meta) };
         let (named, classes) = (world.meta.labels.len() as i64, world.model.config().num_classes);
         if named != classes || !(world.meta.fps > 0.0 && world.meta.fps <= 240.0) {
             let detail =
@@ -126,7 +126,7 @@ impl World {
     /// A world from parts.
     pub fn new(model: Acdit, schedule: Schedule, meta: WorldMeta) -> Self {
         let patcher = Patcher::new(model.config());
-        Self { model, schedule, meta, openings: None, patcher }
+        Self { model, schedule, meta, prompts: None, patcher }
     }
 
     /// A world of random weights: the speed of a trained one, none of the looks.
@@ -166,8 +166,8 @@ pub struct WorldFolder<'a> {
     pub meta: &'a WorldMeta,
     /// A VAE folder to copy in, if there is one.
     pub vae: Option<&'a Path>,
-    /// See [`World::openings`].
-    pub openings: Option<&'a Tensor>,
+    /// See [`World::prompts`].
+    pub prompts: Option<&'a Tensor>,
 }
 
 impl WorldFolder<'_> {
@@ -185,8 +185,8 @@ impl WorldFolder<'_> {
         create_dir(&scheduler)?;
         write_json(&scheduler.join("scheduler_config.json"), self.scheduler)?;
         write_json(&folder.join("world.json"), self.meta)?;
-        if let Some(openings) = self.openings {
-            weights::write(&folder.join(OPENINGS), [(&LATENTS.to_owned(), openings)], self.kind)?;
+        if let Some(prompts) = self.prompts {
+            weights::write(&folder.join(PROMPTS), [(&LATENTS.to_owned(), prompts)], self.kind)?;
         }
         let mut index = serde_json::json!({
             "_class_name": "AcditPipeline",
@@ -206,11 +206,11 @@ impl WorldFolder<'_> {
     }
 }
 
-const OPENINGS: &str = "openings.safetensors";
-/// The tensor in [`OPENINGS`].
+const PROMPTS: &str = "prompts.safetensors";
+/// The tensor in [`PROMPTS`].
 const LATENTS: &str = "latents";
 
-fn read_openings(path: &Path, config: &Config) -> Result<Option<Tensor>, Error> {
+fn read_prompts(path: &Path, config: &Config) -> Result<Option<Tensor>, Error> {
     if !path.exists() {
         return Ok(None);
     }

@@ -148,7 +148,7 @@ fn write_world(folder: &Path, config: &Config) {
         tensors: &vs.variables().into_iter().collect(),
         kind: Kind::Float,
         scheduler: &SchedulerConfig::paper(Prediction::V),
-        openings: None,
+        prompts: None,
         meta: &meta,
         vae: Some(&vae),
     }

@@ -40,6 +40,10 @@ fn generate_says_what_is_wrong() {
     generate(&["--frames", "4", "--out", "a.mp4", "--dtype", "f16"], "unknown dtype \"f16\"");
     generate(&["--frames", "4", "--out", "a.mp4", "--fast"], "unexpected argument '--fast'");
 
+    std::fs::write(folder.path("world/prompts.safetensors"), "not this").unwrap();
+    generate(&["--frames", "4", "--out", "a.mp4"], "world/prompts.safetensors: not a safetensors file");
+    std::fs::remove_file(folder.path("world/prompts.safetensors")).unwrap();
+
     let missing = ["generate", "--weights", "nowhere", "--frames", "4", "--out", "a.mp4"];
     refused(&folder, &missing, "nowhere: no such folder");
     std::fs::remove_file(folder.path("world/transformer/config.json")).unwrap();
@@ -109,6 +113,22 @@ fn the_other_verbs_say_what_is_missing() {
     refused(&folder, &[&gravity[..], &["--resolution", "60"]].concat(), "expected a multiple of 32");
     refused(&folder, &[&gravity[..], &["--frames", "6"]].concat(), "--frames 6: expected a multiple of 4");
     refused(&folder, &[&gravity[..], &["--heads", "3"]].concat(), "num_attention_heads 3");
+    for (flag, value, needle) in [
+        ("--self-context", "2", "share of own context 2: expected 0 to 1"),
+        ("--first-block-weight", "0", "first block's weight 0: expected a number above 0"),
+        ("--first-block-weight", "nan", "first block's weight NaN"),
+        ("--context-noise", "-1", "'-1'"),
+        ("--prediction", "foo", "'foo' for '--prediction"),
+        ("--prediction", "epsilon", "own context needs a network that predicts"),
+        ("--from", "none", "none/transformer/config.json: No such file or directory"),
+    ] {
+        let words: &[&str] =
+            if flag == "--from" { &["train", "--dataset", "gravity", "--out", "run"] } else { &gravity };
+        refused(&folder, &[words, &[flag, value]].concat(), needle);
+    }
+    let from = ["train", "--dataset", "gravity", "--from", "world", "--out", "run"];
+    refused(&folder, &from, "--from: a network for 16x16 in blocks of 4 frames; here are --resolution 64");
+    refused(&folder, &[&from[..], &["--hidden", "64"]].concat(), "cannot be used with");
     let ucf = ["train", "--dataset", "ucf101", "--vae", vae, "--out", "run"];
     refused(&folder, &ucf, "--data-dir <DIR>");
     refused(&folder, &[&ucf[..], &["--data-dir", "none"]].concat(), "none: no such folder");

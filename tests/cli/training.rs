@@ -54,6 +54,26 @@ fn a_run_is_stopped_resumed_and_played() {
 }
 
 #[test]
+fn a_run_goes_on_from_weights() {
+    let folder = Folder::with_world();
+    folder.run(&[&TINY[..], &["--steps", "2"]].concat()).json();
+    let from = |weights: &str, out: &str| {
+        let words = ["train", "--dataset", "gravity", "--from", weights, "--out", out, "--resolution", "16"];
+        let sizes = ["--frames", "16", "--clips", "2", "--batch", "2", "--steps", "2", "--json"];
+        folder.run(&[&words[..], &sizes, &["--self-context", "0"]].concat())
+    };
+    let same = from("run/weights", "same");
+    assert!(same.json()["step"] == 2 && same.stderr.is_empty(), "{same:?}");
+    let config =
+        |name: &str| std::fs::read(folder.path(name).join("weights/transformer/config.json")).unwrap();
+    assert_eq!(config("same"), config("run"));
+    // that world has three labels, this one five
+    let relabelled = from("world", "relabelled");
+    assert!(relabelled.json()["step"] == 2, "{relabelled:?}");
+    assert!(relabelled.stderr.contains("their table is learnt anew"), "{relabelled:?}");
+}
+
+#[test]
 fn an_interrupt_saves_first() {
     let folder = Folder::with_world();
     // As a pipe, the log tells when the loop runs.

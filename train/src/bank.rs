@@ -67,7 +67,7 @@ impl LatentBank {
 
     /// The first `blocks` blocks of up to `count` clips that have as many, for streams to begin with: (clips, frames, C, h, w).
     /// `None` if there are none.
-    pub fn openings(&self, count: usize, blocks: usize) -> Option<Tensor> {
+    pub fn prompts(&self, count: usize, blocks: usize) -> Option<Tensor> {
         let long = self.clips.iter().filter(|clip| clip.labels.len() >= blocks);
         let clips: Vec<Tensor> =
             long.take(count).map(|clip| clip.blocks.narrow(0, 0, blocks as i64).flatten(0, 1)).collect();

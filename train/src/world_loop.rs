@@ -22,7 +22,7 @@ use crate::bank::LatentBank;
 use crate::checkpoint::{self, write_atomically};
 use crate::log::Log;
 use crate::optim::{AdamW, AdamWConfig, Ema, FlatParameters, Wsd};
-use crate::{Error, Interrupt};
+use crate::{Error, Interrupt, Start};
 
 /// What decides the outcome of a run: two runs with equal recipes, data and build give equal weights. Stored in every
 /// checkpoint, and a resumed run must agree with it.
@@ -49,10 +49,11 @@ pub struct Recipe {
     pub first_block_weight: f64,
     /// Largest standard deviation of the noise on the clean context; each clip draws its own.
     pub context_noise: f64,
-    /// Probability with which a clip's context is not the clip's but, for half of its blocks, what the network makes of
-    /// them in one step: a stream's context is its own work, and its faults must not grow. Over the last third of the
-    /// schedule, once there is something to learn from; costs a forward pass a step.
-    #[serde(default)]
+    /// Probability with which a clip's context is not the clip's but, for a random share of its blocks, what the network
+    /// makes of them as a stream does: from noise, then from its own guess noised again, the second time after its own
+    /// guesses at the blocks before. A stream's context is its own work, and its faults must not grow. Over the last third
+    /// of the schedule, once there is something to learn from, or all of one that goes on from weights; costs two forward
+    /// passes a step.
     pub self_context: f64,
     /// Decay of the weight average.
     pub ema: f64,
@@ -72,7 +73,9 @@ pub struct Run<'a> {
     /// Names and frame rate of what is learned.
     pub meta: &'a WorldMeta,
     /// How many clips' beginnings the weights come with, for streams to begin with.
-    pub openings: usize,
+    pub prompts: usize,
+    /// Weights to go on from, of the recipe's network; random ones otherwise.
+    pub start: Option<&'a Start>,
     /// Continue from the newest checkpoint.
     pub resume: bool,
     /// End after this step although the schedule goes on.
@@ -99,6 +102,8 @@ struct State {
     step: u64,
     ema_updates: u64,
     recipe: Recipe,
+    /// [`Start::fingerprint`], if the run went on from weights.
+    start: Option<String>,
     /// Mean loss when it was saved.
     #[serde(default)]
     loss: Option<f64>,
@@ -117,8 +122,6 @@ struct Record {
 pub const LOG_EVERY: u64 = 20;
 const SAMPLE_BLOCKS: usize = 16;
 const DECAY: f64 = 0.15;
-/// Share of the schedule after which [`Recipe::self_context`] holds.
-const OWN_CONTEXT_FROM: f64 = 2.0 / 3.0;
 /// Noise below which errors of a predicted x₀ weigh no more.
 const LEAST_SIGMA: f64 = 0.3;
 
@@ -134,16 +137,19 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     tch::manual_seed(recipe.seed as i64);
     let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
     let model = Acdit::new(&vs.root(), &recipe.model, compute)?;
+    if let Some(start) = run.start {
+        start.copy_to(&vs)?;
+    }
     let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
     let mut done = match newest {
-        Some(path) => restore(&path, recipe, &mut optimizer, &mut ema)?,
+        Some(path) => restore(&path, recipe, run, &mut optimizer, &mut ema)?,
         None if run.interrupt.is_set() => return Err(Error::Interrupted),
         None => Summary { step: 0, loss: None },
     };
 
     let window = recipe.model.context_window.map_or(recipe.blocks, |window| window as usize);
-    let openings = bank.openings(run.openings, window.min(recipe.blocks));
+    let prompts = bank.prompts(run.prompts, window.min(recipe.blocks));
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, run.device);
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: DECAY };
@@ -154,8 +160,8 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     while done.step < end && !run.interrupt.is_set() {
         let (latents, labels) = bank.batch(recipe.seed, done.step, recipe.batch, recipe.blocks)?;
         let Example { mut batch, target, weight } = noising.batch(done.step, &latents, &labels);
-        if recipe.self_context > 0.0 && done.step as f64 >= recipe.steps as f64 * OWN_CONTEXT_FROM {
-            batch.clean = tch::no_grad(|| noising.own_context(&model, &batch))?;
+        if recipe.self_context > 0.0 && done.step as f64 >= recipe.steps as f64 * own_context_from(run) {
+            batch.clean = tch::no_grad(|| noising.own_context(&model, &batch.clean, &labels))?;
         }
         let prediction = model.training_forward(&batch)?;
         let loss = ((prediction - target).square() * weight).mean(Kind::Float);
@@ -174,10 +180,10 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
             since = Instant::now();
         }
         if step % run.save_every == 0 && step < end {
-            save(&done, recipe, run, &optimizer, &ema, openings.as_ref())?;
+            save(&done, recipe, run, &optimizer, &ema, prompts.as_ref())?;
         }
     }
-    save(&done, recipe, run, &optimizer, &ema, openings.as_ref())?;
+    save(&done, recipe, run, &optimizer, &ema, prompts.as_ref())?;
     Ok(done)
 }
 
@@ -186,7 +192,7 @@ struct Example {
     batch: TrainingBatch,
     /// (N, T, B, p²·C).
     target: Tensor,
-    /// Weight of each block's squared error (N, T, 1, 1), 1 on average over a clip but for the noise's part in it.
+    /// See [`Noising::weight`].
     weight: Tensor,
 }
 
@@ -198,6 +204,8 @@ struct Noising<'a> {
     /// α and σ of every timestep: (timesteps) f32.
     alphas: Tensor,
     sigmas: Tensor,
+    /// Weight of a clip's blocks by their place, 1 on average: (1, T, 1, 1) f32.
+    places: Tensor,
     device: Device,
 }
 
@@ -209,7 +217,12 @@ impl<'a> Noising<'a> {
             Tensor::from_slice(&values).to_device(device)
         };
         let (alphas, sigmas) = (table(|level| level.alpha), table(|level| level.sigma));
-        Self { schedule, recipe, patcher: Patcher::new(&recipe.model), alphas, sigmas, device }
+        let mut places = vec![1.0; recipe.blocks];
+        places[0] = recipe.first_block_weight;
+        let mean = places.iter().sum::<f64>() / recipe.blocks as f64;
+        let places = (Tensor::from_slice(&places) / mean).to_kind(Kind::Float).to_device(device);
+        let places = places.view([1, recipe.blocks as i64, 1, 1]);
+        Self { schedule, recipe, patcher: Patcher::new(&recipe.model), alphas, sigmas, places, device }
     }
 
     /// From latents (N, T, F, C, h, w) and labels (N, T).
@@ -233,20 +246,32 @@ impl<'a> Noising<'a> {
             timesteps,
         };
         let target = self.schedule.target(&clean, &noise, &alpha, &sigma);
-        Example { batch, target, weight: self.weight(t, &sigma) }
+        Example { batch, target, weight: self.weight(&sigma) }
     }
 
-    /// The context of `batch`, partly replaced as [`Recipe::self_context`] says.
-    fn own_context(&self, model: &Acdit, batch: &TrainingBatch) -> Result<Tensor, Error> {
-        let TrainingBatch { clean, noised, timesteps, .. } = batch;
+    /// The context `clean` (N, T, B, p²·C) of blocks labelled `labels`, partly replaced as [`Recipe::self_context`] says.
+    fn own_context(&self, model: &Acdit, clean: &Tensor, labels: &Tensor) -> Result<Tensor, Error> {
         let (n, t) = (clean.size()[0], clean.size()[1]);
-        let (alpha, sigma) = (self.share(&self.alphas, timesteps), self.share(&self.sigmas, timesteps));
-        let prediction = model.training_forward(batch)?;
-        let own = self.schedule.clean_estimate_at(&alpha, &sigma, noised, &prediction);
+        let labels = labels.to_device(self.device);
         let random = |shape: [i64; 4]| Tensor::rand(shape, (Kind::Float, self.device));
         let chosen = random([n, 1, 1, 1]).lt(self.recipe.self_context);
-        let chosen = chosen.logical_and(&random([n, t, 1, 1]).lt(0.5));
-        Ok(own.where_self(&chosen, clean))
+        let share = random([n, 1, 1, 1]);
+        let mut context = clean.shallow_clone();
+        let mut estimate = clean.zeros_like();
+        let end = self.schedule.len() as i64;
+        for (lowest, above) in [(end - 1, end), (end / 10, end * 9 / 10)] {
+            let timesteps = Tensor::randint_low(lowest, above, [n, t], (Kind::Int64, self.device));
+            let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
+            let noised = estimate * &alpha + clean.randn_like() * &sigma;
+            let labels = labels.shallow_clone();
+            let batch = TrainingBatch { noised, labels, clean: context.shallow_clone(), timesteps };
+            let prediction = model.training_forward(&batch)?;
+            estimate = self.schedule.clean_estimate_at(&alpha, &sigma, &batch.noised, &prediction);
+            let replaced = chosen.logical_and(&random([n, t, 1, 1]).lt_tensor(&share));
+            let _ = replaced.narrow(1, 0, 1).fill_(0); // nothing foretells a clip's first block
+            context = estimate.where_self(&replaced, &context);
+        }
+        Ok(context)
     }
 
     /// A schedule's table at each block's timestep: (N, T, 1, 1).
@@ -254,18 +279,13 @@ impl<'a> Noising<'a> {
         table.index_select(0, &timesteps.view(-1)).view_as(timesteps).unsqueeze(-1).unsqueeze(-1)
     }
 
-    /// An error δ of x₀ is one of δ/σ in v: weighted so, predicting x₀ learns what predicting v would, down to the noise
-    /// below which x₀ is plain to see and the weight would only grow.
-    fn weight(&self, blocks: i64, sigma: &Tensor) -> Tensor {
-        let first = self.recipe.first_block_weight;
-        let others = (blocks - 1) as f64;
-        let mut shares = vec![1.0; blocks as usize];
-        shares[0] = first;
-        let shares = Tensor::from_slice(&shares).to_kind(Kind::Float) * (blocks as f64 / (first + others));
-        let shares = shares.view([1, blocks, 1, 1]).to_device(self.device);
+    /// Weight of each block's squared error, (N, T, 1, 1) or broadcastable to it. An error δ of x₀ is one of δ/σ in v:
+    /// weighted so, predicting x₀ learns what predicting v would, down to the noise below which x₀ is plain to see and
+    /// the weight would only grow.
+    fn weight(&self, sigma: &Tensor) -> Tensor {
         match self.schedule.prediction() {
-            Prediction::Sample => shares / sigma.clamp_min(LEAST_SIGMA).square(),
-            Prediction::Epsilon | Prediction::V => shares.expand_as(sigma),
+            Prediction::Sample => &self.places / sigma.clamp_min(LEAST_SIGMA).square(),
+            Prediction::Epsilon | Prediction::V => self.places.shallow_clone(),
         }
     }
 }
@@ -278,35 +298,26 @@ impl<'a> Noising<'a> {
 pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     recipe.model.validate()?;
     let fail = |text: String| Err(Error::Options(text));
-    let Recipe {
-        batch,
-        blocks,
-        steps,
-        rate,
-        label_dropout,
-        ema,
-        context_noise,
-        first_block_weight,
-        self_context,
-        ..
-    } = *recipe;
+    let Recipe { batch, blocks, steps, .. } = *recipe;
     if batch == 0 || blocks == 0 || steps == 0 {
         return fail(format!("batch {batch}, {blocks} blocks, {steps} steps: each must be at least 1"));
     }
-    for (name, value, range) in [
-        ("learning rate", rate, f64::MIN_POSITIVE..f64::INFINITY),
-        ("label dropout", label_dropout, 0.0..1.0),
-        ("first block's weight", first_block_weight, f64::MIN_POSITIVE..f64::INFINITY),
-        ("share of own context", self_context, 0.0..1.0 + f64::EPSILON),
-        ("context noise", context_noise, 0.0..10.0),
-        ("EMA decay", ema, 0.0..1.0),
-    ] {
-        if !range.contains(&value) {
-            return fail(format!(
-                "{name} {value}: expected {:?} to {:?}, the latter excluded",
-                range.start, range.end
-            ));
-        }
+    let within = |name, value: f64, fits: bool, expected| match fits {
+        true => Ok(()),
+        false => Err(Error::Options(format!("{name} {value}: expected {expected}"))),
+    };
+    let Recipe { rate, first_block_weight, label_dropout, ema, self_context, context_noise, .. } = *recipe;
+    let positive = |value: f64| value > 0.0 && value.is_finite();
+    within("learning rate", rate, positive(rate), "a number above 0")?;
+    let name = "first block's weight";
+    within(name, first_block_weight, positive(first_block_weight), "a number above 0")?;
+    within("label dropout", label_dropout, (0.0..1.0).contains(&label_dropout), "0 to below 1")?;
+    within("EMA decay", ema, (0.0..1.0).contains(&ema), "0 to below 1")?;
+    within("share of own context", self_context, (0.0..=1.0).contains(&self_context), "0 to 1")?;
+    within("context noise", context_noise, (0.0..10.0).contains(&context_noise), "0 to below 10")?;
+    if self_context > 0.0 && recipe.prediction == Prediction::Epsilon {
+        // x₀ = (x − σε)/α, and α is 0.006 where sampling begins
+        return fail("own context needs a network that predicts x₀ or v: from ε, nothing can be told of x₀ in pure noise; set its share to 0".into());
     }
     let newest = checkpoint::latest(&run.out.join("checkpoints"))?;
     match (&newest, run.resume) {
@@ -337,35 +348,52 @@ fn save(
     run: &Run<'_>,
     optimizer: &AdamW,
     ema: &Ema,
-    openings: Option<&Tensor>,
+    prompts: Option<&Tensor>,
 ) -> Result<(), Error> {
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
-    let state = State { step: done.step, ema_updates: done.step, recipe: recipe.clone(), loss: done.loss };
+    let start = run.start.map(|start| start.fingerprint.clone());
+    let state =
+        State { step: done.step, ema_updates: done.step, recipe: recipe.clone(), start, loss: done.loss };
     checkpoint::save(&run.out.join("checkpoints"), done.step, &state, &tensors)?;
     let tensors = optimizer.parameters().named(ema.values());
-    export(recipe, run, &tensors, openings, done.step)
+    export(recipe, run, &tensors, prompts, done.step)
 }
 
 const PARAMETERS: &str = "parameters";
 
+/// Share of the schedule after which [`Recipe::self_context`] holds.
+fn own_context_from(run: &Run<'_>) -> f64 {
+    if run.start.is_some() { 0.0 } else { 2.0 / 3.0 }
+}
+
 /// Whether `recipe` goes on from `state` as if it had been followed from the start: it is the same, or differs in the number
 /// of steps alone while neither schedule has come to its own context or to the fall of its rate.
-fn goes_on(state: &State, recipe: &Recipe) -> bool {
-    let constant = if recipe.self_context > 0.0 { OWN_CONTEXT_FROM } else { 1.0 - DECAY };
+fn goes_on(state: &State, recipe: &Recipe, run: &Run<'_>) -> bool {
+    let own_context = own_context_from(run);
+    let constant = if recipe.self_context > 0.0 && own_context > 0.0 { own_context } else { 1.0 - DECAY };
     let unchanged = |steps: u64| (state.step as f64) <= steps as f64 * constant;
     let other_steps = Recipe { steps: recipe.steps, ..state.recipe.clone() };
     state.recipe == *recipe
         || (other_steps == *recipe && unchanged(recipe.steps) && unchanged(state.recipe.steps))
 }
 
-fn restore(path: &Path, recipe: &Recipe, optimizer: &mut AdamW, ema: &mut Ema) -> Result<Summary, Error> {
+fn restore(
+    path: &Path,
+    recipe: &Recipe,
+    run: &Run<'_>,
+    optimizer: &mut AdamW,
+    ema: &mut Ema,
+) -> Result<Summary, Error> {
     let (state, tensors): (State, _) = checkpoint::load(path)?;
-    if !goes_on(&state, recipe) {
+    let refuse = |reason| Err(Error::Checkpoint { path: path.into(), reason });
+    if state.start.as_deref() != run.start.map(|start| start.fingerprint.as_str()) {
+        return refuse("that run began with other weights".to_owned());
+    }
+    if !goes_on(&state, recipe, run) {
         let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
-        let reason =
-            format!("made with another recipe: {} there, {} here", json(&state.recipe), json(recipe));
-        return Err(Error::Checkpoint { path: path.into(), reason });
+        let (there, here) = (json(&state.recipe), json(recipe));
+        return refuse(format!("made with another recipe: {there} there, {here} here"));
     }
     optimizer.restore(state.step, &tensors)?;
     ema.restore(state.ema_updates, &tensors)?;
@@ -380,7 +408,7 @@ fn export(
     recipe: &Recipe,
     run: &Run<'_>,
     tensors: &BTreeMap<String, Tensor>,
-    openings: Option<&Tensor>,
+    prompts: Option<&Tensor>,
     step: u64,
 ) -> Result<(), Error> {
     let folder = run.out.join("weights");
@@ -392,7 +420,7 @@ fn export(
         scheduler: &scheduler,
         meta: run.meta,
         vae: Some(run.vae),
-        openings,
+        prompts,
     }
     .write(&folder)?;
     let sheet = sample(&folder, run.device)?;
@@ -405,7 +433,7 @@ fn export(
 fn sample(folder: &Path, device: Device) -> Result<acdit_codec::Frame, Error> {
     let world = World::load(folder, device, Kind::Float)?;
     let decoder = Vae::load(&folder.join("vae"), device, Kind::Float)?.decoder;
-    let mut session = Session::open(&world, Settings::of(&world, 0))?;
+    let mut session = Session::prompted(&world, Settings::of(&world, 0))?;
     let labels = world.meta.labels.len();
     let mut frames = Vec::new();
     for block in 0..SAMPLE_BLOCKS {

@@ -11,7 +11,7 @@ use acdit_model::{Config, Preset, weights};
 use acdit_runtime::{Session, Settings, StepInput, World};
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::world_loop::{Recipe, Run, Summary, train};
-use acdit_train::{Error, Interrupt, LatentBank, checkpoint};
+use acdit_train::{Error, Interrupt, LatentBank, Start, checkpoint};
 use tch::{Device, Kind, Tensor, nn};
 
 /// libtorch's random generator belongs to the process: runs that must repeat take turns.
@@ -97,11 +97,23 @@ impl Bench {
         stop_at: Option<u64>,
         resume: bool,
     ) -> Result<Summary, Error> {
+        self.train_from(None, recipe, name, stop_at, resume)
+    }
+
+    fn train_from(
+        &self,
+        start: Option<&Start>,
+        recipe: &Recipe,
+        name: &str,
+        stop_at: Option<u64>,
+        resume: bool,
+    ) -> Result<Summary, Error> {
         let run = Run {
             out: &self.out(name),
             vae: &self.vae,
             meta: &self.dataset.meta(),
-            openings: 2,
+            prompts: 2,
+            start,
             resume,
             stop_at,
             save_every: 7,
@@ -109,6 +121,12 @@ impl Bench {
             interrupt: Interrupt::default(),
         };
         train(recipe, &self.bank, &run)
+    }
+
+    /// The averaged weights.
+    fn weights(&self, name: &str) -> BTreeMap<String, Tensor> {
+        weights::read(&self.out(name).join("weights/transformer/diffusion_pytorch_model.safetensors"))
+            .unwrap()
     }
 
     /// The tensors of the newest checkpoint.
@@ -129,11 +147,40 @@ fn twenty_steps_equal_ten_and_ten_more_bit_for_bit() {
     let (one, other) = (bench.state("whole"), bench.state("parts"));
     assert_eq!(one.keys().collect::<Vec<_>>(), ["adamw.mean", "adamw.variance", "ema", "parameters"]);
     assert_eq!(one, other);
-    let averaged = |name: &str| -> BTreeMap<_, _> {
-        weights::read(&bench.out(name).join("weights/transformer/diffusion_pytorch_model.safetensors"))
-            .unwrap()
-    };
-    assert_eq!(averaged("whole"), averaged("parts"));
+    assert_eq!(bench.weights("whole"), bench.weights("parts"));
+}
+
+#[test]
+fn a_run_goes_on_from_weights_and_learns_new_labels_anew() {
+    let _turn = alone();
+    let bench = bench();
+    bench.train(&recipe(), "first", None, false).unwrap();
+    let load = || Start::load(&bench.out("first").join("weights")).unwrap();
+    // too slow to move a bf16 weight
+    let still = Recipe { rate: 1e-12, ..recipe() };
+    bench.train_from(Some(&load()), &still, "second", Some(2), false).unwrap();
+    assert_eq!(bench.weights("second"), bench.weights("first"));
+
+    let refused = bench.train(&still, "second", None, true).unwrap_err().to_string();
+    assert!(refused.contains("began with other weights"), "{refused}");
+    bench.train_from(Some(&load()), &still, "second", Some(4), true).unwrap();
+
+    // the same weights for seven labels; the data have five
+    let (table, mut first) = ("y_embedder.embedding_table.weight", bench.weights("first"));
+    first.insert(table.into(), Tensor::ones([8, 32], (Kind::BFloat16, Device::Cpu)));
+    let transformer = bench.out("first/weights/transformer");
+    weights::write(&transformer.join("diffusion_pytorch_model.safetensors"), &first, Kind::BFloat16).unwrap();
+    let seven = Config { num_classes: 7, ..recipe().model };
+    std::fs::write(transformer.join("config.json"), serde_json::to_vec(&seven).unwrap()).unwrap();
+    let mut start = load();
+    assert!(!start.with_labels(7) && start.with_labels(5));
+    bench.train_from(Some(&start), &still, "third", Some(1), false).unwrap();
+    let mut third = bench.weights("third");
+    let relearnt = third.remove(table).unwrap();
+    assert_eq!(relearnt.size(), [6, 32]);
+    assert!(f64::try_from(relearnt.abs().max()).unwrap() < 0.2, "it begins as tables do, near zero");
+    first.remove(table);
+    assert_eq!(first, third);
 }
 
 #[test]
@@ -196,7 +243,9 @@ fn values_out_of_range_and_folders_that_do_not_fit_are_refused_before_any_work()
         (Recipe { rate: f64::NAN, ..recipe() }, "learning rate NaN"),
         (Recipe { context_noise: f64::NAN, ..recipe() }, "context noise NaN"),
         (Recipe { first_block_weight: 0.0, ..recipe() }, "first block's weight 0"),
+        (Recipe { self_context: 1.5, ..recipe() }, "share of own context 1.5: expected 0 to 1"),
         (Recipe { ema: 1.0, ..recipe() }, "EMA decay 1"),
+        (Recipe { prediction: Prediction::Epsilon, ..recipe() }, "own context needs a network that predicts"),
     ] {
         let error = bench.train(&wrong, "wrong", None, false).unwrap_err().to_string();
         assert!(error.contains(needle), "{error:?} does not name {needle:?}");
@@ -216,7 +265,8 @@ fn an_interrupt_before_the_first_step_leaves_nothing() {
         out: &bench.out("run"),
         vae: &bench.vae,
         meta: &bench.dataset.meta(),
-        openings: 0,
+        prompts: 0,
+        start: None,
         resume: false,
         stop_at: None,
         save_every: 7,

@@ -174,12 +174,7 @@ impl Schedule {
 
     /// The clean estimate x₀ from a noised latent and the network's prediction.
     pub fn clean_estimate(&self, level: NoiseLevel, noised: &Tensor, prediction: &Tensor) -> Tensor {
-        let NoiseLevel { alpha, sigma } = level;
-        match self.prediction {
-            Prediction::Epsilon => (noised - prediction * sigma) / alpha,
-            Prediction::V => noised * alpha - prediction * sigma,
-            Prediction::Sample => prediction.shallow_clone(),
-        }
+        self.clean_estimate_at(&level.alpha.into(), &level.sigma.into(), noised, prediction)
     }
 
     /// [`Self::clean_estimate`] at noise shares `alpha` and `sigma` (broadcastable tensors).

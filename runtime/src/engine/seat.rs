@@ -58,7 +58,7 @@ impl Seat {
         let Opening { route, settings, label, block, demand, states } = opening;
         check_label(world, label)?;
         let mut seat = Self {
-            session: Session::open(world, settings)?,
+            session: Session::prompted(world, settings)?,
             pace: Pace::new(block),
             demand,
             steps: 0,
@@ -195,7 +195,7 @@ impl Seat {
             }
             Control::Restart { seed } => {
                 let seed = seed.unwrap_or(self.state.seed.wrapping_add(1));
-                let session = Session::open(world, Settings { seed, ..*self.session.settings() })?;
+                let session = Session::prompted(world, Settings { seed, ..*self.session.settings() })?;
                 self.begin(session, VecDeque::new());
                 self.session.index()
             }

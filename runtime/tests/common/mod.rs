@@ -6,8 +6,8 @@ use acdit_runtime::World;
 use tch::{Device, Kind, nn};
 
 /// Blocks of two 16×16 frames, latents of 8×8, a windowed mask of two blocks, three labels.
-pub(crate) fn world() -> (World, Vae) {
-    let config = Config {
+pub(crate) fn config() -> Config {
+    Config {
         hidden_size: 32,
         num_layers: 2,
         num_attention_heads: 2,
@@ -19,8 +19,12 @@ pub(crate) fn world() -> (World, Vae) {
         axis_lengths: vec![8, 4, 4],
         context_window: Some(2),
         ..Config::video(Preset::B, 64, 3)
-    };
-    let world = World::random(&config, 5, Device::Cpu, Kind::Float).expect("the test config is valid");
+    }
+}
+
+/// A network of [`config`] and a VAE that fits it.
+pub(crate) fn world() -> (World, Vae) {
+    let world = World::random(&config(), 5, Device::Cpu, Kind::Float).expect("the test config is valid");
 
     let stages = vec![1, 1];
     let config = tiny::Config {
