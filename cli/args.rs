@@ -11,7 +11,9 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use crate::config::Layers;
 use crate::failure::Refused;
-use crate::{bench, check, completions, continuation, convert, generate, serve, train, train_vae, verify};
+use crate::{
+    bench, check, completions, continuation, convert, eval, generate, serve, train, train_vae, verify,
+};
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
 #[derive(Debug, Parser)]
@@ -61,6 +63,8 @@ pub(crate) enum Verb {
     Doctor,
     /// Measure what a block costs, stage by stage
     Bench(bench::Bench),
+    /// Measure how well a world keeps the rules of the one it was learnt from
+    Eval(eval::Eval),
     /// Look at the configuration
     Config(check::Config),
     /// Print a completion script for a shell

@@ -172,7 +172,7 @@ impl Making {
     }
 }
 
-fn stop_if_asked(interrupt: &Interrupt) -> Result<(), Failed> {
+pub(crate) fn stop_if_asked(interrupt: &Interrupt) -> Result<(), Failed> {
     if interrupt.is_set() {
         return Err(Failed("interrupted, nothing was written".to_owned()));
     }

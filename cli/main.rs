@@ -8,6 +8,7 @@ mod config;
 mod continuation;
 mod convert;
 mod doctor;
+mod eval;
 mod failure;
 mod film;
 mod generate;
@@ -50,6 +51,7 @@ fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> 
         Verb::Verify(verb) => verb.run(output),
         Verb::Doctor => doctor::run(output),
         Verb::Bench(verb) => verb.run(output),
+        Verb::Eval(verb) => verb.run(output),
         Verb::Config(verb) => verb.run(layers, output),
         Verb::Completions(verb) => verb.run(),
     }

@@ -4,6 +4,7 @@
 
 mod configuration;
 mod harness;
+mod judging;
 mod making;
 mod refusals;
 mod serving;

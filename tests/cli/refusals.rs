@@ -108,6 +108,14 @@ fn the_other_verbs_say_what_is_missing() {
         "--resolution 100: expected a multiple of 16",
     );
     refused(&folder, &["bench", "--preset", "b", "--weights", "world"], "--weights");
+    refused(
+        &folder,
+        &["eval", "--world", "gravity", "--weights", "world"],
+        "world: labels [\"still\", \"left\", \"right\"]",
+    );
+    refused(&folder, &["eval", "--world", "gravity", "--frames", "0"], "'0' for '--frames <N>'");
+    refused(&folder, &["eval", "--world", "gravity", "--of", "lies"], "'lies' for '--of");
+    refused(&folder, &["eval"], "--world <WORLD>");
     let vae = "world/vae";
     let gravity = ["train", "--dataset", "gravity", "--vae", vae, "--out", "run"];
     refused(&folder, &[&gravity[..], &["--resolution", "60"]].concat(), "expected a multiple of 32");

@@ -8,6 +8,8 @@
 //!
 //! Lengths are fractions of the box, times are frames, and everything follows from one `u64` seed.
 
+pub mod judge;
+
 use acdit_codec::{Error, Frame, Size};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -168,11 +170,7 @@ impl State {
     fn substep(&mut self, direction: [f64; 2]) {
         const DT: f64 = 1.0 / SUBSTEPS as f64;
         for ball in &mut self.balls {
-            let drag = 1.0 - DRAG * norm(ball.velocity) * DT;
-            for (axis, pull) in direction.iter().enumerate() {
-                ball.velocity[axis] = ball.velocity[axis] * drag + pull * ACCELERATION * DT;
-            }
-            ball.limit_speed();
+            ball.accelerate(direction, DT);
             for axis in 0..2 {
                 ball.centre[axis] += ball.velocity[axis] * DT;
             }
@@ -214,6 +212,15 @@ impl State {
 }
 
 impl Ball {
+    /// Drag, and gravity along `direction`, for `dt` frames.
+    fn accelerate(&mut self, direction: [f64; 2], dt: f64) {
+        let drag = 1.0 - DRAG * norm(self.velocity) * dt;
+        for (axis, pull) in direction.iter().enumerate() {
+            self.velocity[axis] = self.velocity[axis] * drag + pull * ACCELERATION * dt;
+        }
+        self.limit_speed();
+    }
+
     fn limit_speed(&mut self) {
         let speed = norm(self.velocity);
         if speed > MAX_SPEED {
