@@ -9,7 +9,9 @@ use acdit_model::{Config, RopeKind};
 use acdit_runtime::device::{DeviceChoice, Placement, Precision};
 use acdit_train::Start;
 use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
-use acdit_train::ucf101::Ucf101;
+use acdit_train::listing::Listing;
+use acdit_train::procedural::Procedural;
+use acdit_train::ucf101;
 use acdit_train::world_loop::{self, Recipe, Run};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -31,11 +33,11 @@ const PROMPTS: usize = 16;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct Data {
-    /// The procedural world of two balls, or UCF-101's folders and lists
+    /// What to learn
     #[arg(long, value_enum)]
     dataset: DatasetArg,
-    /// Folder of UCF-101's clips, which holds a folder for each class
-    #[arg(long, value_name = "DIR", required_if_eq("dataset", "ucf101"))]
+    /// Folder of the clips, which holds a folder for each class
+    #[arg(long, value_name = "DIR", required_if_eq_any([("dataset", "ucf101"), ("dataset", "folder")]))]
     data_dir: Option<PathBuf>,
     /// Folder of UCF-101's lists [default: ucfTrainTestlist in the data folder or beside it]
     #[arg(long, value_name = "DIR")]
@@ -53,19 +55,27 @@ pub(crate) struct Data {
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub(crate) enum DatasetArg {
+    /// The procedural world of two balls
     Gravity,
+    /// The procedural walk in a maze
+    Maze,
+    /// UCF-101, by its folders and lists
     Ucf101,
+    /// Any clips: a folder for each class, labels in the order of the folders' names
+    Folder,
 }
 
 impl Data {
     /// `seed` is that of procedural clips.
     pub(crate) fn open(&self, seed: u64) -> anyhow::Result<Dataset> {
         let source = match (self.dataset, &self.data_dir) {
-            (DatasetArg::Gravity, _) => Source::Gravity,
+            (DatasetArg::Gravity, _) => Source::Procedural(Procedural::Gravity),
+            (DatasetArg::Maze, _) => Source::Procedural(Procedural::Maze),
+            (_, None) => bail!("--data-dir DIR is missing: where are the clips?"),
             (DatasetArg::Ucf101, Some(folder)) => {
-                Source::Ucf101(Ucf101::open(folder, self.splits_dir.as_deref(), self.fold)?)
+                Source::Clips(ucf101::open(folder, self.splits_dir.as_deref(), self.fold)?)
             }
-            (DatasetArg::Ucf101, None) => bail!("--data-dir DIR is missing: where are UCF-101's clips?"),
+            (DatasetArg::Folder, Some(folder)) => Source::Clips(Listing::of_folder(folder)?),
         };
         let size = Size { width: self.resolution, height: self.resolution };
         Ok(Dataset { source, size, frame_interval: self.frame_interval, seed })
@@ -160,6 +170,9 @@ pub(crate) struct Train {
     /// Steps over which the rate rises
     #[arg(long, default_value_t = 100, value_name = "STEPS", help_heading = "Schedule")]
     warmup: u64,
+    /// Share of the steps over which the rate falls to 0 at the end
+    #[arg(long, default_value_t = 0.15, value_name = "SHARE", help_heading = "Schedule")]
+    decay: f64,
     /// Probability with which a block loses its label, for guidance
     #[arg(long, default_value_t = 0.1, value_name = "P", help_heading = "Schedule")]
     label_dropout: f64,
@@ -169,9 +182,9 @@ pub(crate) struct Train {
     /// Most noise on the clean context, so that a stream forgives its own errors
     #[arg(long, default_value_t = 0.2, value_name = "SIGMA", help_heading = "Schedule")]
     context_noise: f64,
-    /// Probability with which, over the last third of the steps or all with --from, a clip's context is the network's own
-    /// work; 0 with --prediction epsilon
-    #[arg(long, default_value_t = 0.75, value_name = "P", help_heading = "Schedule")]
+    /// Share of the clips whose context, over the last third of the steps or all with --from, is the network's own work;
+    /// 0 with --prediction epsilon
+    #[arg(long, default_value_t = 0.35, value_name = "SHARE", help_heading = "Schedule")]
     self_context: f64,
     /// Decay of the weights' average
     #[arg(long, default_value_t = 0.99, value_name = "DECAY", help_heading = "Schedule")]
@@ -200,6 +213,11 @@ impl Train {
         let vae = match (&self.vae, &self.from) {
             (Some(vae), _) => vae.clone(),
             (None, Some(from)) => from.join("vae"),
+            (None, None) if self.data.dataset == DatasetArg::Maze => {
+                bail!(
+                    "--vae DIR is missing: the shipped VAE knows gravity only; make one by train-vae --dataset maze"
+                )
+            }
             (None, None) => world::shipped()?.join("vae"),
         };
         let meta = dataset.meta();
@@ -214,6 +232,7 @@ impl Train {
             steps: self.steps,
             rate: self.rate,
             warmup: self.warmup,
+            decay: self.decay,
             label_dropout: self.label_dropout,
             first_block_weight: self.first_block_weight,
             context_noise: self.context_noise,
@@ -223,7 +242,7 @@ impl Train {
             seed: *seed,
         };
         let interrupt = signals::interrupt()?;
-        let procedural = matches!(dataset.source, Source::Gravity);
+        let procedural = matches!(dataset.source, Source::Procedural(_));
         let run = Run {
             out,
             vae: &vae,

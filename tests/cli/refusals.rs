@@ -140,6 +140,10 @@ fn the_other_verbs_say_what_is_missing() {
     let ucf = ["train", "--dataset", "ucf101", "--vae", vae, "--out", "run"];
     refused(&folder, &ucf, "--data-dir <DIR>");
     refused(&folder, &[&ucf[..], &["--data-dir", "none"]].concat(), "none: no such folder");
+    refused(&folder, &["train", "--dataset", "maze", "--out", "run"], "train-vae --dataset maze");
+    let any = ["train", "--dataset", "folder", "--vae", vae, "--out", "run"];
+    refused(&folder, &any, "--data-dir <DIR>");
+    refused(&folder, &[&any[..], &["--data-dir", "world"]].concat(), "world: expected CLASS/CLIP");
     refused(&folder, &[&ucf[..], &["--data-dir", "world"]].concat(), "classInd.txt");
     refused(
         &folder,

@@ -5,26 +5,23 @@ use std::path::PathBuf;
 
 use acdit_codec::vae::VaeEncoder;
 use acdit_codec::{Frame, Size};
-use acdit_model::diffusion::SolverKind;
 use acdit_runtime::{Label, Sampling, WorldMeta};
 
-use crate::gravity;
-use crate::ucf101::{Entry, Split, Ucf101};
+use crate::listing::{Entry, Listing, NOMINAL_RATE, Split};
+use crate::procedural::{FRAMES_PER_BLOCK, Procedural};
 use crate::vae_loop::VaeFrames;
 use crate::{Error, Interrupt, LatentBank};
 
 /// Seeds of held-out material are counted from here, far from those that training can reach.
 const HELD_OUT_SEED: u64 = 1 << 40;
-/// Nominal rate of UCF-101, in frames per second; its clips have 25 or 29.97.
-const UCF101_RATE: f64 = 25.0;
 
 /// Where clips come from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// The procedural world.
-    Gravity,
-    /// The folders and lists of UCF-101.
-    Ucf101(Ucf101),
+    /// A procedural world.
+    Procedural(Procedural),
+    /// Files.
+    Clips(Listing),
 }
 
 /// Clips of one size and rate.
@@ -69,20 +66,16 @@ impl fmt::Display for Skipped {
 impl Dataset {
     /// What `world.json` says of a world trained on these clips.
     pub fn meta(&self) -> WorldMeta {
-        let named = |name: &str, key: Option<&str>| Label { name: name.into(), key: key.map(Into::into) };
-        let (name, labels, rate, sampling) = match &self.source {
-            Source::Gravity => {
-                let labels = gravity::LABELS.iter().map(|label| named(label.name, Some(label.key)));
-                // the label decides what happens, so there is nothing for guidance to sharpen
-                let sampling = Sampling { steps: 3, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
-                ("gravity", labels.collect(), gravity::FRAMES_PER_SECOND, sampling)
-            }
-            Source::Ucf101(ucf) => {
-                let labels = ucf.classes().iter().map(|class| named(class, None)).collect();
-                ("ucf101", labels, UCF101_RATE / f64::from(self.frame_interval), Sampling::default())
-            }
+        let listing = match &self.source {
+            Source::Procedural(world) => return world.meta(),
+            Source::Clips(listing) => listing,
         };
-        WorldMeta { name: name.into(), labels, fps: rate, sampling }
+        WorldMeta {
+            name: listing.name.clone(),
+            labels: listing.classes.iter().map(|class| Label { name: class.clone(), key: None }).collect(),
+            fps: listing.rate / f64::from(self.frame_interval),
+            sampling: Sampling::default(),
+        }
     }
 
     /// Encodes clips; `progress` is told how many are done. Files that cannot be used come back beside the bank.
@@ -101,19 +94,19 @@ impl Dataset {
         let mut bank = LatentBank::new(size.frames_per_block as i64);
         let mut skipped = Vec::new();
         match &self.source {
-            Source::Gravity => {
-                self.check_gravity(size.frames_per_block)?;
+            Source::Procedural(world) => {
+                self.check_procedural(size.frames_per_block)?;
                 for index in 0..size.clips {
                     interrupt.check()?;
                     let seed = self.seed.wrapping_add(index as u64);
-                    let (frames, labels) = gravity::trajectory(seed, size.blocks, self.size)?;
+                    let (frames, labels) = world.trajectory(seed, size.blocks, self.size)?;
                     let labels: Vec<i64> = labels.into_iter().map(|label| label as i64).collect();
                     bank.push(encoder, &frames, &labels)?;
                     progress(bank.len());
                 }
             }
-            Source::Ucf101(ucf) => {
-                for entry in ucf.entries(Split::Train) {
+            Source::Clips(listing) => {
+                for entry in listing.entries(Split::Train) {
                     interrupt.check()?;
                     if bank.len() == size.clips {
                         break;
@@ -143,16 +136,21 @@ impl Dataset {
     /// As [`Dataset::bank`].
     pub fn vae_frames(&self, training: usize, held_out: usize) -> Result<(VaeFrames, Vec<Skipped>), Error> {
         match &self.source {
-            Source::Gravity => {
-                self.check_gravity(gravity::FRAMES_PER_BLOCK)?;
-                let training = self.gravity_frames(self.seed, training)?;
-                let held_out = self.gravity_frames(self.seed.wrapping_add(HELD_OUT_SEED), held_out)?;
+            Source::Procedural(world) => {
+                self.check_procedural(FRAMES_PER_BLOCK)?;
+                // one frame per seed, so that frames are independent
+                let frames = |first: u64, count: usize| -> Result<Vec<Frame>, Error> {
+                    let seeds = (0..count as u64).map(|index| first.wrapping_add(index));
+                    seeds.map(|seed| Ok(world.still(seed, self.size)?)).collect()
+                };
+                let training = frames(self.seed, training)?;
+                let held_out = frames(self.seed.wrapping_add(HELD_OUT_SEED), held_out)?;
                 Ok((VaeFrames { training, held_out }, Vec::new()))
             }
-            Source::Ucf101(ucf) => {
+            Source::Clips(listing) => {
                 let mut skipped = Vec::new();
-                let mut training = self.file_frames(ucf.entries(Split::Train), training, &mut skipped)?;
-                let test = ucf.entries(Split::Test);
+                let mut training = self.file_frames(listing.entries(Split::Train), training, &mut skipped)?;
+                let test = listing.entries(Split::Test);
                 let held_out = if test.iter().any(|entry| entry.path.is_file()) {
                     self.file_frames(test, held_out, &mut skipped)?
                 } else {
@@ -161,12 +159,6 @@ impl Dataset {
                 Ok((VaeFrames { training, held_out }, skipped))
             }
         }
-    }
-
-    /// One frame per trajectory, so that frames are independent.
-    fn gravity_frames(&self, seed: u64, count: usize) -> Result<Vec<Frame>, Error> {
-        let seeds = (0..count as u64).map(|index| seed.wrapping_add(index));
-        seeds.map(|seed| Ok(gravity::render(gravity::World::new(seed).state(), self.size)?)).collect()
     }
 
     /// Frames spread evenly over the usable files and over each file's length.
@@ -192,11 +184,10 @@ impl Dataset {
         if frames.is_empty() { Err(nothing_usable(skipped)) } else { Ok(frames) }
     }
 
-    fn check_gravity(&self, frames_per_block: usize) -> Result<(), Error> {
-        if (frames_per_block, self.frame_interval) != (gravity::FRAMES_PER_BLOCK, 1) {
+    fn check_procedural(&self, frames_per_block: usize) -> Result<(), Error> {
+        if (frames_per_block, self.frame_interval) != (FRAMES_PER_BLOCK, 1) {
             return Err(Error::Options(format!(
-                "gravity has {} frames per block and a frame interval of 1, not {frames_per_block} and {}",
-                gravity::FRAMES_PER_BLOCK,
+                "procedural worlds have {FRAMES_PER_BLOCK} frames per block and a frame interval of 1, not {frames_per_block} and {}",
                 self.frame_interval
             )));
         }
@@ -212,7 +203,7 @@ impl Dataset {
         let rate = probe(&entry.path, &limits).map_err(|e| e.to_string())?.frames_per_second;
         let options = DecodeOptions {
             size: self.size,
-            frames_per_second: rate.unwrap_or(UCF101_RATE) / f64::from(self.frame_interval.max(1)),
+            frames_per_second: rate.unwrap_or(NOMINAL_RATE) / f64::from(self.frame_interval.max(1)),
             limits,
         };
         let frames = decode(&entry.path, &options).map_err(|e| e.to_string())?.frames;

@@ -8,76 +8,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::listing::{Entry, Listing};
 
 const CLASSES: &str = "classInd.txt";
 const HOW_TO_GET: &str = "UCF-101 consists of UCF101.rar (the clips) and UCF101TrainTestSplits-RecognitionTask.zip \
      (the lists), both from https://www.crcv.ucf.edu/data/UCF101.php";
 
-/// Which list of a fold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// `trainlistNN.txt`.
-    Train,
-    /// `testlistNN.txt`.
-    Test,
-}
+/// Nominal rate; the clips have 25 or 29.97 frames per second.
+const RATE: f64 = 25.0;
 
-/// One clip of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The clip, which may be missing.
-    pub path: PathBuf,
-    /// Index of its class in [`Ucf101::classes`].
-    pub label: usize,
-}
-
-/// The dataset's folders and one fold's lists.
-#[derive(Debug, Clone)]
-pub struct Ucf101 {
-    classes: Vec<String>,
-    train: Vec<Entry>,
-    test: Vec<Entry>,
-}
-
-impl Ucf101 {
-    /// Reads the lists of `fold` (1 to 3).
-    ///
-    /// `data` holds the class folders, itself or in `UCF-101/`. Without `splits`, the lists are looked for in
-    /// `ucfTrainTestlist/` inside `data` and beside it.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] naming what is missing and where to get it, or the line that cannot be understood.
-    pub fn open(data: &Path, splits: Option<&Path>, fold: u32) -> Result<Self, Error> {
-        if !data.is_dir() {
-            return Err(missing(format!("{}: no such folder", data.display())));
-        }
-        let inner = data.join("UCF-101");
-        let root = if inner.is_dir() { inner } else { data.to_owned() };
-        let splits = match splits {
-            Some(folder) => folder.to_owned(),
-            None => find_splits(&root)?,
-        };
-        let classes = read_classes(&splits.join(CLASSES))?;
-        if !classes.iter().any(|class| root.join(class).is_dir()) {
-            let (root, first) = (root.display(), &classes[0]);
-            return Err(missing(format!("{root}: no class folder such as {first}")));
-        }
-        let list = |name| read_list(&splits.join(format!("{name}{fold:02}.txt")), &root, &classes);
-        Ok(Self { train: list("trainlist")?, test: list("testlist")?, classes })
+/// Reads the lists of `fold` (1 to 3): those for training and for tests.
+///
+/// `data` holds the class folders, itself or in `UCF-101/`. Without `splits`, the lists are looked for in
+/// `ucfTrainTestlist/` inside `data` and beside it.
+///
+/// # Errors
+/// [`Error::Dataset`] naming what is missing and where to get it, or the line that cannot be understood.
+pub fn open(data: &Path, splits: Option<&Path>, fold: u32) -> Result<Listing, Error> {
+    if !data.is_dir() {
+        return Err(missing(format!("{}: no such folder", data.display())));
     }
-
-    /// Class names in the order of their labels.
-    pub fn classes(&self) -> &[String] {
-        &self.classes
+    let inner = data.join("UCF-101");
+    let root = if inner.is_dir() { inner } else { data.to_owned() };
+    let splits = match splits {
+        Some(folder) => folder.to_owned(),
+        None => find_splits(&root)?,
+    };
+    let classes = read_classes(&splits.join(CLASSES))?;
+    if !classes.iter().any(|class| root.join(class).is_dir()) {
+        let (root, first) = (root.display(), &classes[0]);
+        return Err(missing(format!("{root}: no class folder such as {first}")));
     }
-
-    /// The clips of a list, in its order.
-    pub fn entries(&self, split: Split) -> &[Entry] {
-        match split {
-            Split::Train => &self.train,
-            Split::Test => &self.test,
-        }
-    }
+    let list = |name| read_list(&splits.join(format!("{name}{fold:02}.txt")), &root, &classes);
+    let (train, test) = (list("trainlist")?, list("testlist")?);
+    Ok(Listing { name: "ucf101".into(), rate: RATE, classes, train, test })
 }
 
 fn missing(what: String) -> Error {
@@ -146,6 +110,7 @@ fn is_plain(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listing::Split;
 
     /// The layout of the archives, with the order of classInd.txt differing from the alphabet.
     fn layout(folder: &Path) {
@@ -169,8 +134,8 @@ mod tests {
         layout(folder.path());
         let root = folder.path().join("UCF-101");
         for data in [folder.path(), &root] {
-            let ucf = Ucf101::open(data, None, 1).unwrap();
-            assert_eq!(ucf.classes(), ["Hammering", "HammerThrow", "HandstandPushups"]);
+            let ucf = open(data, None, 1).unwrap();
+            assert_eq!(ucf.classes, ["Hammering", "HammerThrow", "HandstandPushups"]);
             let entry = |file: &str, label| Entry { path: root.join(file), label };
             assert_eq!(
                 ucf.entries(Split::Train),
@@ -187,7 +152,7 @@ mod tests {
     fn what_is_missing_is_named_with_its_source() {
         let folder = tempfile::tempdir().unwrap();
         let message = |data: &Path, splits: Option<&Path>, fold| {
-            let text = Ucf101::open(data, splits, fold).unwrap_err().to_string();
+            let text = open(data, splits, fold).unwrap_err().to_string();
             assert!(text.contains("UCF101.rar") && text.contains("RecognitionTask.zip"), "{text}");
             text
         };
@@ -205,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         layout(folder.path());
         let splits = folder.path().join("ucfTrainTestlist");
-        let message = || Ucf101::open(folder.path(), None, 1).unwrap_err().to_string();
+        let message = || open(folder.path(), None, 1).unwrap_err().to_string();
         for bad in ["Unknown/v.avi 1", "Hammering/../../etc 1", "Hammering", "Hammering/ 2"] {
             fs::write(splits.join("trainlist01.txt"), format!("\r\n{bad}\r\n")).unwrap();
             let text = message();

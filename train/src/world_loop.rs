@@ -42,6 +42,8 @@ pub struct Recipe {
     pub rate: f64,
     /// Steps of warm-up.
     pub warmup: u64,
+    /// Share of the schedule over which the rate falls to 0 at its end; 0.15 in the paper.
+    pub decay: f64,
     /// Probability with which a block's label is replaced by the null label.
     pub label_dropout: f64,
     /// Weight of a clip's first block in the loss, relative to the others. It has no context, so most of what it shows
@@ -49,7 +51,7 @@ pub struct Recipe {
     pub first_block_weight: f64,
     /// Largest standard deviation of the noise on the clean context; each clip draws its own.
     pub context_noise: f64,
-    /// Probability with which a clip's context is not the clip's but, for a random share of its blocks, what the network
+    /// Share of the clips whose context is not the clip's but, for a random share of its blocks, what the network
     /// makes of them as a stream does: from noise, then from its own guess noised again, the second time after its own
     /// guesses at the blocks before. A stream's context is its own work, and its faults must not grow. Over the last third
     /// of the schedule, once there is something to learn from, or all of one that goes on from weights; costs two forward
@@ -121,7 +123,6 @@ struct Record {
 /// Steps between log lines.
 pub const LOG_EVERY: u64 = 20;
 const SAMPLE_BLOCKS: usize = 16;
-const DECAY: f64 = 0.15;
 /// Noise below which errors of a predicted x₀ weigh no more.
 const LEAST_SIGMA: f64 = 0.3;
 
@@ -152,7 +153,7 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let prompts = bank.prompts(run.prompts, window.min(recipe.blocks));
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, run.device);
-    let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: DECAY };
+    let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: recipe.decay };
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);
     std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
     let mut log = Log::open(&run.out.join("log.jsonl"), done.step, recipe.steps)?;
@@ -251,27 +252,31 @@ impl<'a> Noising<'a> {
 
     /// The context `clean` (N, T, B, p²·C) of blocks labelled `labels`, partly replaced as [`Recipe::self_context`] says.
     fn own_context(&self, model: &Acdit, clean: &Tensor, labels: &Tensor) -> Result<Tensor, Error> {
-        let (n, t) = (clean.size()[0], clean.size()[1]);
-        let labels = labels.to_device(self.device);
+        let t = clean.size()[1];
+        // clips come in random order: the first are as good as any
+        let chosen = (self.recipe.self_context * clean.size()[0] as f64).round() as i64;
+        if chosen == 0 {
+            return Ok(clean.shallow_clone());
+        }
+        let labels = labels.narrow(0, 0, chosen).to_device(self.device);
+        let mut context = clean.narrow(0, 0, chosen);
+        let mut estimate = context.zeros_like();
         let random = |shape: [i64; 4]| Tensor::rand(shape, (Kind::Float, self.device));
-        let chosen = random([n, 1, 1, 1]).lt(self.recipe.self_context);
-        let share = random([n, 1, 1, 1]);
-        let mut context = clean.shallow_clone();
-        let mut estimate = clean.zeros_like();
+        let share = random([chosen, 1, 1, 1]);
         let end = self.schedule.len() as i64;
         for (lowest, above) in [(end - 1, end), (end / 10, end * 9 / 10)] {
-            let timesteps = Tensor::randint_low(lowest, above, [n, t], (Kind::Int64, self.device));
+            let timesteps = Tensor::randint_low(lowest, above, [chosen, t], (Kind::Int64, self.device));
             let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
-            let noised = estimate * &alpha + clean.randn_like() * &sigma;
+            let noised = estimate * &alpha + context.randn_like() * &sigma;
             let labels = labels.shallow_clone();
             let batch = TrainingBatch { noised, labels, clean: context.shallow_clone(), timesteps };
             let prediction = model.training_forward(&batch)?;
             estimate = self.schedule.clean_estimate_at(&alpha, &sigma, &batch.noised, &prediction);
-            let replaced = chosen.logical_and(&random([n, t, 1, 1]).lt_tensor(&share));
+            let replaced = random([chosen, t, 1, 1]).lt_tensor(&share);
             let _ = replaced.narrow(1, 0, 1).fill_(0); // nothing foretells a clip's first block
             context = estimate.where_self(&replaced, &context);
         }
-        Ok(context)
+        Ok(Tensor::cat(&[context, clean.narrow(0, chosen, clean.size()[0] - chosen)], 0))
     }
 
     /// A schedule's table at each block's timestep: (N, T, 1, 1).
@@ -306,6 +311,7 @@ pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
         true => Ok(()),
         false => Err(Error::Options(format!("{name} {value}: expected {expected}"))),
     };
+    within("decay", recipe.decay, (0.0..=1.0).contains(&recipe.decay), "0 to 1")?;
     let Recipe { rate, first_block_weight, label_dropout, ema, self_context, context_noise, .. } = *recipe;
     let positive = |value: f64| value > 0.0 && value.is_finite();
     within("learning rate", rate, positive(rate), "a number above 0")?;
@@ -371,7 +377,11 @@ fn own_context_from(run: &Run<'_>) -> f64 {
 /// of steps alone while neither schedule has come to its own context or to the fall of its rate.
 fn goes_on(state: &State, recipe: &Recipe, run: &Run<'_>) -> bool {
     let own_context = own_context_from(run);
-    let constant = if recipe.self_context > 0.0 && own_context > 0.0 { own_context } else { 1.0 - DECAY };
+    let constant = if recipe.self_context > 0.0 && own_context > 0.0 {
+        own_context.min(1.0 - recipe.decay)
+    } else {
+        1.0 - recipe.decay
+    };
     let unchanged = |steps: u64| (state.step as f64) <= steps as f64 * constant;
     let other_steps = Recipe { steps: recipe.steps, ..state.recipe.clone() };
     state.recipe == *recipe

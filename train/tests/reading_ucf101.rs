@@ -9,7 +9,9 @@ use acdit_codec::Size;
 use acdit_codec::vae::{Config, Vae, tiny};
 use acdit_train::Interrupt;
 use acdit_train::dataset::{BankSize, Dataset, Source};
-use acdit_train::ucf101::Ucf101;
+use acdit_train::listing::Listing;
+use acdit_train::procedural::Procedural;
+use acdit_train::ucf101;
 use tch::{Device, Kind, Tensor, nn};
 
 /// A clip like the dataset's own: 320×240 MPEG-4 in AVI at 25 frames per second.
@@ -49,7 +51,7 @@ fn dataset(folder: &Path) -> Dataset {
         ],
     );
     write("testlist01.txt", &["HandstandPushups/v_HandStandPushups_g01_c01.avi"]);
-    let source = Source::Ucf101(Ucf101::open(folder, None, 1).unwrap());
+    let source = Source::Clips(ucf101::open(folder, None, 1).unwrap());
     Dataset { source, size: Size { width: 32, height: 32 }, frame_interval: 2, seed: 0 }
 }
 
@@ -137,7 +139,8 @@ fn the_procedural_world_fills_a_bank_too() {
     let folder = tempfile::tempdir().unwrap();
     let vae = vae(folder.path());
     let size = Size { width: 32, height: 32 };
-    let dataset = Dataset { source: Source::Gravity, size, frame_interval: 1, seed: 5 };
+    let dataset =
+        Dataset { source: Source::Procedural(Procedural::Gravity), size, frame_interval: 1, seed: 5 };
     let bank_of = |frames_per_block| {
         dataset.bank(
             &vae.encoder,
@@ -154,4 +157,24 @@ fn the_procedural_world_fills_a_bank_too() {
     assert!(Vec::<i64>::try_from(labels.view([-1])).unwrap().iter().all(|label| (0..5).contains(label)));
     assert!(bank_of(2).unwrap_err().to_string().contains("4 frames per block"));
     assert_eq!(dataset.meta().labels[1].key.as_deref(), Some("ArrowDown"));
+}
+
+#[test]
+fn a_folder_of_classes_is_read_at_its_clips_own_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    dataset(folder.path());
+    let data = folder.path().join("UCF-101");
+    fs::remove_file(data.join("HammerThrow/v_HammerThrow_g08_c01.avi")).unwrap(); // what is left there is no video
+    let listing = Listing::of_folder(&data).unwrap();
+    assert_eq!((listing.classes.len(), listing.train.len(), listing.rate), (3, 4, 25.0));
+    let size = Size { width: 32, height: 32 };
+    let dataset = Dataset { source: Source::Clips(listing), size, frame_interval: 2, seed: 0 };
+    let meta = dataset.meta();
+    let names: Vec<_> = meta.labels.iter().map(|label| label.name.as_str()).collect();
+    assert_eq!((meta.name.as_str(), meta.fps), ("UCF-101", 12.5));
+    assert_eq!(names, ["HammerThrow", "Hammering", "HandstandPushups"]);
+    let vae = vae(&folder.path().join("vae"));
+    let amount = BankSize { clips: 10, blocks: 1, frames_per_block: 4 };
+    let (bank, skipped) = dataset.bank(&vae.encoder, amount, &Interrupt::default(), |_| ()).unwrap();
+    assert_eq!((bank.len(), skipped.len()), (3, 1));
 }

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use acdit_codec::Size;
 use acdit_codec::vae::{Config, Vae, tiny};
 use acdit_train::dataset::{Dataset, Source};
+use acdit_train::procedural::Procedural;
 use acdit_train::vae_loop::{VaeFrames, VaeRecipe, VaeRun, VaeSummary, train};
 use acdit_train::{Error, Interrupt, checkpoint};
 use tch::{Device, Kind};
@@ -31,7 +32,8 @@ fn recipe() -> VaeRecipe {
 
 fn frames() -> VaeFrames {
     let size = Size { width: 32, height: 32 };
-    let dataset = Dataset { source: Source::Gravity, size, frame_interval: 1, seed: 0 };
+    let dataset =
+        Dataset { source: Source::Procedural(Procedural::Gravity), size, frame_interval: 1, seed: 0 };
     let (frames, skipped) = dataset.vae_frames(64, 8).unwrap();
     assert_eq!((frames.training.len(), frames.held_out.len(), skipped.len()), (64, 8, 0));
     assert!(frames.held_out.iter().all(|frame| !frames.training.contains(frame)));

@@ -10,6 +10,7 @@ use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, Preset, weights};
 use acdit_runtime::{Session, Settings, StepInput, World};
 use acdit_train::dataset::{BankSize, Dataset, Source};
+use acdit_train::procedural::Procedural;
 use acdit_train::world_loop::{Recipe, Run, Summary, train};
 use acdit_train::{Error, Interrupt, LatentBank, Start, checkpoint};
 use tch::{Device, Kind, Tensor, nn};
@@ -56,6 +57,7 @@ fn recipe() -> Recipe {
         steps: 20,
         rate: 3e-3,
         warmup: 4,
+        decay: 0.15,
         label_dropout: 0.1,
         first_block_weight: 1.0,
         context_noise: 0.1,
@@ -78,7 +80,8 @@ fn bench() -> Bench {
     tch::manual_seed(1);
     let vae = vae(folder.path());
     let size = Size { width: 32, height: 32 };
-    let dataset = Dataset { source: Source::Gravity, size, frame_interval: 1, seed: 0 };
+    let dataset =
+        Dataset { source: Source::Procedural(Procedural::Gravity), size, frame_interval: 1, seed: 0 };
     let encoder = Vae::load(&vae, Device::Cpu, Kind::Float).unwrap().encoder;
     let amount = BankSize { clips: 3, blocks: 6, frames_per_block: 4 };
     let (bank, _) = dataset.bank(&encoder, amount, &Interrupt::default(), |_| ()).unwrap();
@@ -244,6 +247,7 @@ fn values_out_of_range_and_folders_that_do_not_fit_are_refused_before_any_work()
         (Recipe { context_noise: f64::NAN, ..recipe() }, "context noise NaN"),
         (Recipe { first_block_weight: 0.0, ..recipe() }, "first block's weight 0"),
         (Recipe { self_context: 1.5, ..recipe() }, "share of own context 1.5: expected 0 to 1"),
+        (Recipe { decay: 1.5, ..recipe() }, "decay 1.5: expected 0 to 1"),
         (Recipe { ema: 1.0, ..recipe() }, "EMA decay 1"),
         (Recipe { prediction: Prediction::Epsilon, ..recipe() }, "own context needs a network that predicts"),
     ] {

@@ -1,0 +1,65 @@
+//! Worlds that are computed, not filmed: no download, any length, and a label for every block.
+
+use acdit_codec::{Error, Frame, Size};
+use acdit_model::diffusion::SolverKind;
+use acdit_runtime::{Label, Sampling, WorldMeta};
+
+use crate::{gravity, maze};
+
+/// Frames that share one label, in every such world.
+pub const FRAMES_PER_BLOCK: usize = gravity::FRAMES_PER_BLOCK;
+const _: () = assert!(maze::FRAMES_PER_BLOCK == FRAMES_PER_BLOCK);
+
+/// Which world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Procedural {
+    /// Two balls in a box; see [`gravity`].
+    Gravity,
+    /// A walk in a maze; see [`maze`].
+    Maze,
+}
+
+impl Procedural {
+    /// What `world.json` says of a world that learnt this one.
+    pub fn meta(self) -> WorldMeta {
+        let label = |name: &str, key: &str| Label { name: name.into(), key: Some(key.into()) };
+        let (name, labels, fps): (_, Vec<_>, _) = match self {
+            Self::Gravity => {
+                let labels = gravity::LABELS.iter().map(|l| label(l.name, l.key)).collect();
+                ("gravity", labels, gravity::FRAMES_PER_SECOND)
+            }
+            Self::Maze => {
+                let labels = maze::LABELS.iter().map(|l| label(l.name, l.key)).collect();
+                ("maze", labels, maze::FRAMES_PER_SECOND)
+            }
+        };
+        // the label decides what happens, so there is nothing for guidance to sharpen
+        let sampling = Sampling { steps: 3, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
+        WorldMeta { name: name.into(), labels, fps, sampling }
+    }
+
+    /// A clip of `blocks` blocks: its frames, and the label of every block.
+    ///
+    /// # Errors
+    /// [`Error::Size`] for an empty picture.
+    pub fn trajectory(self, seed: u64, blocks: usize, size: Size) -> Result<(Vec<Frame>, Vec<usize>), Error> {
+        match self {
+            Self::Gravity => gravity::trajectory(seed, blocks, size),
+            Self::Maze => maze::trajectory(seed, blocks, size),
+        }
+    }
+
+    /// One frame of the world of that seed.
+    ///
+    /// # Errors
+    /// [`Error::Size`] for an empty picture.
+    pub fn still(self, seed: u64, size: Size) -> Result<Frame, Error> {
+        match self {
+            Self::Gravity => gravity::render(gravity::World::new(seed).state(), size),
+            Self::Maze => {
+                let world = maze::World::new(seed);
+                maze::render(world.maze(), world.pose(), size)
+            }
+        }
+    }
+}
