@@ -18,7 +18,7 @@ use crate::output::{self, Output};
 use crate::signals;
 use crate::world::{Loaded, WorldArgs};
 
-/// Standard deviation of the noise that breaks a network, as a share of that of each of its tensors.
+/// Root mean square of the noise that breaks a network, as a share of that of each of its tensors.
 const BREAKING_NOISE: f64 = 0.5;
 /// Frames at either end between which the text compares.
 const END_FRAMES: u64 = 1000;
@@ -41,7 +41,13 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "N", default_value = "10000")]
     frames: NonZeroU64,
     /// Which films to judge
-    #[arg(long, value_enum, value_name = "FILM[,FILM...]", value_delimiter = ',', default_values = ["weights", "truth", "vae", "broken"])]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FILM[,FILM...]",
+        value_delimiter = ',',
+        default_values = ["weights", "truth", "vae", "broken"]
+    )]
     of: Vec<Film>,
     /// Seed of the labels, of the simulator and of all noise
     #[arg(long, default_value_t = 0)]
@@ -122,11 +128,18 @@ impl Eval {
         if names != expected {
             bail!("{}: labels {names:?}, gravity has {expected:?}", loaded.folder.display());
         }
+        let frames = loaded.world.model.config().frames_per_block;
+        if frames != FRAMES_PER_BLOCK as i64 {
+            let folder = loaded.folder.display();
+            bail!("{folder}: blocks of {frames} frames, gravity has blocks of {FRAMES_PER_BLOCK}");
+        }
         let blocks = self.frames.get().div_ceil(FRAMES_PER_BLOCK as u64);
-        let bar = output::progress(blocks * self.of.len() as u64, "blocks");
-        let mut films = Vec::new();
+        // the broken network takes the other's place, so it comes last
         let wanted = [Film::Weights, Film::Truth, Film::Vae, Film::Broken];
-        for film in wanted.into_iter().filter(|film| self.of.contains(film)) {
+        let wanted: Vec<Film> = wanted.into_iter().filter(|film| self.of.contains(film)).collect();
+        let bar = output::progress(blocks * wanted.len() as u64, "blocks");
+        let mut films = Vec::new();
+        for film in wanted {
             let report = match film {
                 Film::Weights => self.generated(&loaded, blocks, &bar)?,
                 Film::Truth => self.simulated(&loaded, blocks, &bar, Ok)?,

@@ -24,9 +24,11 @@ use crate::{signals, world};
 /// Frames per block, the paper's choice.
 const FRAMES_PER_BLOCK: usize = 4;
 /// Trajectories of the procedural world, and blocks of each: three hours and 20 minutes of play.
-const GRAVITY_CLIPS: usize = 480;
-const GRAVITY_BLOCKS: usize = 100;
-/// Of the procedural world, from whose clips nothing is chosen: a stream that begins with nothing has no balls to keep.
+const PROCEDURAL_CLIPS: usize = 480;
+const PROCEDURAL_BLOCKS: usize = 100;
+/// Share of the clips that learn on their own context.
+const OWN_CONTEXT: f64 = 0.35;
+/// Of a procedural world, from whose clips nothing is chosen: a stream that begins with nothing has no balls to keep.
 const PROMPTS: usize = 16;
 
 /// What there is to learn from.
@@ -89,7 +91,7 @@ pub(crate) struct Keeping {
     /// Folder of the run: weights/, checkpoints/, samples/ and log.jsonl
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Go on from the newest checkpoint in the folder, with the same flags; --steps may differ in its first two thirds
+    /// Go on from the newest checkpoint in the folder, with the same flags; `train` takes another --steps early on
     #[arg(long)]
     pub(crate) resume: bool,
     /// End after this step, with the schedule as it is
@@ -121,7 +123,7 @@ Examples:
 pub(crate) struct Train {
     #[command(flatten)]
     data: Data,
-    /// VAE folder [default: that of the shipped world]
+    /// VAE folder [default: that of --from, else of the shipped world, which knows gravity only]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     vae: Option<PathBuf>,
     /// Clips to learn from at most [default: 480 procedural ones, or the whole list]
@@ -131,12 +133,12 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 32, help_heading = "Data")]
     frames: usize,
 
-    /// Weights to go on from: their network and VAE, so none of the flags below; own context from the first step on
+    /// Weights to go on from: their VAE, and their network, so none of its flags; own context from the first step on
     #[arg(
         long,
         value_name = "DIR",
         help_heading = "Network",
-        conflicts_with_all = ["vae", "hidden", "layers", "heads", "patch", "window", "prediction"]
+        conflicts_with_all = ["hidden", "layers", "heads", "patch", "window", "prediction"]
     )]
     from: Option<PathBuf>,
     /// Token width inside the network
@@ -165,29 +167,59 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 6000, help_heading = "Schedule")]
     steps: u64,
     /// Peak learning rate
-    #[arg(long, default_value_t = 8e-4, help_heading = "Schedule")]
+    #[arg(long, default_value_t = 8e-4, allow_negative_numbers = true, help_heading = "Schedule")]
     rate: f64,
     /// Steps over which the rate rises
     #[arg(long, default_value_t = 100, value_name = "STEPS", help_heading = "Schedule")]
     warmup: u64,
     /// Share of the steps over which the rate falls to 0 at the end
-    #[arg(long, default_value_t = 0.15, value_name = "SHARE", help_heading = "Schedule")]
+    #[arg(
+        long,
+        default_value_t = 0.15,
+        value_name = "SHARE",
+        allow_negative_numbers = true,
+        help_heading = "Schedule"
+    )]
     decay: f64,
     /// Probability with which a block loses its label, for guidance
-    #[arg(long, default_value_t = 0.1, value_name = "P", help_heading = "Schedule")]
+    #[arg(
+        long,
+        default_value_t = 0.1,
+        value_name = "P",
+        allow_negative_numbers = true,
+        help_heading = "Schedule"
+    )]
     label_dropout: f64,
     /// Weight of a clip's first block in the loss: without context it cannot be foreseen, and is most of the noise
-    #[arg(long, default_value_t = 0.1, value_name = "WEIGHT", help_heading = "Schedule")]
+    #[arg(
+        long,
+        default_value_t = 0.1,
+        value_name = "WEIGHT",
+        allow_negative_numbers = true,
+        help_heading = "Schedule"
+    )]
     first_block_weight: f64,
     /// Most noise on the clean context, so that a stream forgives its own errors
-    #[arg(long, default_value_t = 0.2, value_name = "SIGMA", help_heading = "Schedule")]
+    #[arg(
+        long,
+        default_value_t = 0.1,
+        value_name = "SIGMA",
+        help_heading = "Schedule",
+        allow_negative_numbers = true
+    )]
     context_noise: f64,
-    /// Share of the clips whose context, over the last third of the steps or all with --from, is the network's own work;
-    /// 0 with --prediction epsilon
-    #[arg(long, default_value_t = 0.35, value_name = "SHARE", help_heading = "Schedule")]
-    self_context: f64,
+    /// Share of the clips whose context, over the last third of the steps or all with --from, is the network's own work
+    /// [default: 0.35, but 0 where ε is predicted]
+    #[arg(long, value_name = "SHARE", help_heading = "Schedule", allow_negative_numbers = true)]
+    self_context: Option<f64>,
     /// Decay of the weights' average
-    #[arg(long, default_value_t = 0.99, value_name = "DECAY", help_heading = "Schedule")]
+    #[arg(
+        long,
+        default_value_t = 0.99,
+        value_name = "DECAY",
+        allow_negative_numbers = true,
+        help_heading = "Schedule"
+    )]
     ema: f64,
     /// f32, bf16 or auto: type of the activations, weights are f32 throughout
     #[arg(long, default_value_t, help_heading = "Schedule")]
@@ -211,19 +243,23 @@ impl Train {
         let placement = Placement::select(*device, self.dtype)?;
         let dataset = self.data.open(*seed)?;
         let vae = match (&self.vae, &self.from) {
+            (Some(_), Some(from)) if from.join("vae").is_dir() => {
+                bail!("--vae: {} has a VAE of its own, whose latents its network knows", from.display())
+            }
             (Some(vae), _) => vae.clone(),
             (None, Some(from)) => from.join("vae"),
-            (None, None) if self.data.dataset == DatasetArg::Maze => {
-                bail!(
-                    "--vae DIR is missing: the shipped VAE knows gravity only; make one by train-vae --dataset maze"
-                )
-            }
             (None, None) => world::shipped()?.join("vae"),
         };
+        if self.vae.is_none() && self.from.is_none() && self.data.dataset != DatasetArg::Gravity {
+            tracing::warn!(
+                "the shipped VAE knows gravity only: make another by train-vae and name it by --vae"
+            );
+        }
         let meta = dataset.meta();
         let mut start = self.from.as_deref().map(Start::load).transpose()?;
         let (model, prediction) =
-            self.network(&VaeConfig::load(&vae)?, meta.labels.len() as i64, start.as_mut())?;
+            self.network(&VaeConfig::load(&vae)?, &meta.label_names(), start.as_mut())?;
+        let usual = if prediction == Prediction::Epsilon { 0.0 } else { OWN_CONTEXT };
         let recipe = Recipe {
             model,
             prediction,
@@ -236,7 +272,7 @@ impl Train {
             label_dropout: self.label_dropout,
             first_block_weight: self.first_block_weight,
             context_noise: self.context_noise,
-            self_context: self.self_context,
+            self_context: self.self_context.unwrap_or(usual),
             ema: self.ema,
             bf16: placement.kind == Kind::BFloat16,
             seed: *seed,
@@ -257,10 +293,10 @@ impl Train {
         };
         world_loop::check(&recipe, &run)?;
         let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
-        let clips = self.clips.unwrap_or(if procedural { GRAVITY_CLIPS } else { usize::MAX });
+        let clips = self.clips.unwrap_or(if procedural { PROCEDURAL_CLIPS } else { usize::MAX });
         let size = BankSize {
             clips,
-            blocks: if procedural { GRAVITY_BLOCKS.max(recipe.blocks) } else { recipe.blocks },
+            blocks: if procedural { PROCEDURAL_BLOCKS.max(recipe.blocks) } else { recipe.blocks },
             frames_per_block: FRAMES_PER_BLOCK,
         };
         let bar = output::progress(if procedural { clips as u64 } else { 0 }, "clips encoded");
@@ -280,7 +316,7 @@ impl Train {
     fn network(
         &self,
         vae: &VaeConfig,
-        num_classes: i64,
+        labels: &[String],
         start: Option<&mut Start>,
     ) -> anyhow::Result<(Config, Prediction)> {
         let (resolution, downsampling) = (i64::from(self.data.resolution), vae.downsampling());
@@ -291,12 +327,11 @@ impl Train {
             let sides = [start.model.sample_height, start.model.sample_width].map(|side| side * downsampling);
             if sides != [resolution; 2] || start.model.frames_per_block != FRAMES_PER_BLOCK as i64 {
                 let (frames, [height, width]) = (start.model.frames_per_block, sides);
-                bail!(
-                    "--from: a network for {width}x{height} in blocks of {frames} frames; here are --resolution {resolution} and blocks of {FRAMES_PER_BLOCK}"
-                );
+                let here = format!("--resolution {resolution} and blocks of {FRAMES_PER_BLOCK}");
+                bail!("--from: a network for {width}x{height} in blocks of {frames} frames; here are {here}");
             }
-            if start.with_labels(num_classes) {
-                tracing::warn!("the number of labels differs: their table is learnt anew");
+            if start.with_labels(labels) {
+                tracing::warn!("the labels are others: their table is learnt anew");
             }
             return Ok((start.model.clone(), start.prediction));
         }
@@ -318,7 +353,7 @@ impl Train {
             num_layers: self.layers,
             num_attention_heads: self.heads,
             intermediate_size: 4 * self.hidden,
-            num_classes,
+            num_classes: labels.len() as i64,
             in_channels: vae.latent_channels(),
             patch_size: self.patch,
             sample_height: side,

@@ -40,7 +40,7 @@ pub enum Control {
     Resume,
     /// Make one block while paused.
     Step,
-    /// Begin a new generation from nothing.
+    /// Begin a new generation, as the stream began.
     Restart {
         /// Seed of its noise; the world chooses when absent.
         seed: Option<u64>,
@@ -96,4 +96,18 @@ pub(crate) async fn outcome(answer: oneshot::Receiver<Outcome>) -> Outcome {
     answer.await.unwrap_or_else(|_| {
         Err(Refusal { code: "unavailable".into(), message: "the world dropped the request".into() })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_knows_whether_anybody_waits_for_it() {
+        let (reply, answer) = Reply::channel();
+        assert!(!reply.is_closed());
+        drop(answer);
+        assert!(reply.is_closed());
+        reply.applied(3); // and is no error
+    }
 }

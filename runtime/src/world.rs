@@ -66,6 +66,26 @@ impl WorldMeta {
         }
     }
 
+    /// The labels' names, in order.
+    pub fn label_names(&self) -> Vec<String> {
+        self.labels.iter().map(|label| label.name.clone()).collect()
+    }
+
+    /// Whether this describes a world of `config`.
+    ///
+    /// # Errors
+    /// What does not fit, in words.
+    pub fn check(&self, config: &Config) -> Result<(), String> {
+        let (named, classes) = (self.labels.len() as i64, config.num_classes);
+        if named != classes {
+            return Err(format!("{named} labels for a network of {classes}"));
+        }
+        if !(self.fps > 0.0 && self.fps <= MOST_FPS) {
+            return Err(format!("{} frames per second, expected at most {MOST_FPS}", self.fps));
+        }
+        Ok(())
+    }
+
     /// The index of the label called `name`.
     ///
     /// # Errors
@@ -114,12 +134,7 @@ impl World {
         };
         let prompts = read_prompts(&folder.join(PROMPTS), model.config())?;
         let world = Self { prompts, ..Self::new(model, schedule, meta) };
-        let (named, classes) = (world.meta.labels.len() as i64, world.model.config().num_classes);
-        if named != classes || !(world.meta.fps > 0.0 && world.meta.fps <= 240.0) {
-            let detail =
-                format!("{named} labels at {} fps for a network of {classes} labels", world.meta.fps);
-            return Err(Error::WorldFile { path, detail });
-        }
+        world.meta.check(world.model.config()).map_err(|detail| Error::WorldFile { path, detail })?;
         Ok(world)
     }
 
@@ -185,8 +200,12 @@ impl WorldFolder<'_> {
         create_dir(&scheduler)?;
         write_json(&scheduler.join("scheduler_config.json"), self.scheduler)?;
         write_json(&folder.join("world.json"), self.meta)?;
-        if let Some(prompts) = self.prompts {
-            weights::write(&folder.join(PROMPTS), [(&LATENTS.to_owned(), prompts)], self.kind)?;
+        let path = folder.join(PROMPTS);
+        match self.prompts {
+            Some(prompts) => weights::write(&path, [(&LATENTS.to_owned(), prompts)], self.kind)?,
+            // those of weights that were here before
+            None if path.exists() => std::fs::remove_file(&path).map_err(|e| ModelError::io(path, e))?,
+            None => {}
         }
         let mut index = serde_json::json!({
             "_class_name": "AcditPipeline",
@@ -206,6 +225,8 @@ impl WorldFolder<'_> {
     }
 }
 
+/// Playback rates beyond are surely mistakes.
+const MOST_FPS: f64 = 240.0;
 const PROMPTS: &str = "prompts.safetensors";
 /// The tensor in [`PROMPTS`].
 const LATENTS: &str = "latents";

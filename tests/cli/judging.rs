@@ -5,7 +5,7 @@ use crate::harness::Folder;
 #[test]
 fn the_shipped_world_is_judged_beside_its_bounds() {
     let folder = Folder::empty();
-    let words = ["eval", "--world", "gravity", "--frames", "400", "--seed", "1", "--json"];
+    let words = ["eval", "--world", "gravity", "--frames", "400", "--seed", "1", "--dtype", "f32", "--json"];
     let evaluation = folder.run(&words).json();
     let films = evaluation["films"].as_array().unwrap();
     let names: Vec<_> = films.iter().map(|film| film["film"].as_str().unwrap()).collect();
@@ -15,8 +15,8 @@ fn the_shipped_world_is_judged_beside_its_bounds() {
     }
     let share = |film: usize, figure: &str| films[film][figure].as_f64().unwrap();
     assert_eq!((share(1, "two_balls"), share(1, "obeyed")), (1.0, 1.0));
-    assert_eq!((share(2, "two_balls"), share(2, "obeyed")), (1.0, 1.0));
-    assert!(share(3, "two_balls") < 0.5 && share(0, "two_balls") > 0.8, "{evaluation}");
+    assert!(share(2, "two_balls") >= 0.98 && share(2, "obeyed") >= 0.95, "{evaluation}");
+    assert!(share(0, "two_balls") > share(3, "two_balls") + 0.2, "{evaluation}");
     assert!(films[1]["measured"].as_u64().unwrap() > 30, "{evaluation}");
     assert_eq!(folder.names(), Vec::<String>::new());
 }

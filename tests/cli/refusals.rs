@@ -125,9 +125,9 @@ fn the_other_verbs_say_what_is_missing() {
         ("--self-context", "2", "share of own context 2: expected 0 to 1"),
         ("--first-block-weight", "0", "first block's weight 0: expected a number above 0"),
         ("--first-block-weight", "nan", "first block's weight NaN"),
-        ("--context-noise", "-1", "'-1'"),
+        ("--context-noise", "-1", "context noise -1: expected 0 to below 10"),
+        ("--decay", "2", "decay 2: expected 0 to 1"),
         ("--prediction", "foo", "'foo' for '--prediction"),
-        ("--prediction", "epsilon", "own context needs a network that predicts"),
         ("--from", "none", "none/transformer/config.json: No such file or directory"),
     ] {
         let words: &[&str] =
@@ -137,10 +137,12 @@ fn the_other_verbs_say_what_is_missing() {
     let from = ["train", "--dataset", "gravity", "--from", "world", "--out", "run"];
     refused(&folder, &from, "--from: a network for 16x16 in blocks of 4 frames; here are --resolution 64");
     refused(&folder, &[&from[..], &["--hidden", "64"]].concat(), "cannot be used with");
+    refused(&folder, &[&from[..], &["--vae", vae]].concat(), "--vae: world has a VAE of its own");
+    let own = ["--prediction", "epsilon", "--self-context", "0.5"];
+    refused(&folder, &[&gravity[..], &own].concat(), "own context needs a network that predicts");
     let ucf = ["train", "--dataset", "ucf101", "--vae", vae, "--out", "run"];
     refused(&folder, &ucf, "--data-dir <DIR>");
     refused(&folder, &[&ucf[..], &["--data-dir", "none"]].concat(), "none: no such folder");
-    refused(&folder, &["train", "--dataset", "maze", "--out", "run"], "train-vae --dataset maze");
     let any = ["train", "--dataset", "folder", "--vae", vae, "--out", "run"];
     refused(&folder, &any, "--data-dir <DIR>");
     refused(&folder, &[&any[..], &["--data-dir", "world"]].concat(), "world: expected CLASS/CLIP");

@@ -128,9 +128,9 @@ impl Dataset {
         Ok((bank, skipped))
     }
 
-    /// Single frames for the VAE: about `training` of them, and `held_out` of clips that training never sees; where no clip
-    /// of the test list is at hand, an eighth of the training frames at most is held out instead. Files that cannot be
-    /// used come back beside them.
+    /// Single frames for the VAE: about `training` of them, and `held_out` of clips that training never sees. Where no clip
+    /// of a test list is at hand, those are every eighth clip for training, or every eighth frame of fewer clips. Files that
+    /// cannot be used come back beside them.
     ///
     /// # Errors
     /// As [`Dataset::bank`].
@@ -149,12 +149,27 @@ impl Dataset {
             }
             Source::Clips(listing) => {
                 let mut skipped = Vec::new();
-                let mut training = self.file_frames(listing.entries(Split::Train), training, &mut skipped)?;
-                let test = listing.entries(Split::Test);
-                let held_out = if test.iter().any(|entry| entry.path.is_file()) {
-                    self.file_frames(test, held_out, &mut skipped)?
+                let (train, test) = (listing.entries(Split::Train), listing.entries(Split::Test));
+                let every_eighth = |index: usize| index % 8 == 7;
+                let (training, held_out) = if test.iter().any(|entry| entry.path.is_file()) {
+                    (
+                        self.file_frames(train, training, &mut skipped)?,
+                        self.file_frames(test, held_out, &mut skipped)?,
+                    )
+                } else if train.len() >= 8 {
+                    let (out, kept): (Vec<_>, Vec<_>) =
+                        train.iter().cloned().enumerate().partition(|&(index, _)| every_eighth(index));
+                    let entries = |part: Vec<(usize, Entry)>| {
+                        part.into_iter().map(|(_, entry)| entry).collect::<Vec<_>>()
+                    };
+                    let training = self.file_frames(&entries(kept), training, &mut skipped)?;
+                    (training, self.file_frames(&entries(out), held_out, &mut skipped)?)
                 } else {
-                    training.split_off(training.len() - held_out.min(training.len().div_ceil(8)))
+                    let frames = self.file_frames(train, training, &mut skipped)?;
+                    let (out, kept): (Vec<_>, Vec<_>) =
+                        frames.into_iter().enumerate().partition(|&(index, _)| every_eighth(index));
+                    let frames = |part: Vec<(usize, Frame)>| part.into_iter().map(|(_, frame)| frame);
+                    (frames(kept).collect(), frames(out).take(held_out).collect())
                 };
                 Ok((VaeFrames { training, held_out }, skipped))
             }
@@ -186,10 +201,9 @@ impl Dataset {
 
     fn check_procedural(&self, frames_per_block: usize) -> Result<(), Error> {
         if (frames_per_block, self.frame_interval) != (FRAMES_PER_BLOCK, 1) {
-            return Err(Error::Options(format!(
-                "procedural worlds have {FRAMES_PER_BLOCK} frames per block and a frame interval of 1, not {frames_per_block} and {}",
-                self.frame_interval
-            )));
+            let expected = format!("{FRAMES_PER_BLOCK} frames per block and a frame interval of 1");
+            let got = format!("{frames_per_block} and {}", self.frame_interval);
+            return Err(Error::Options(format!("procedural worlds have {expected}, not {got}")));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 
 /// Endings by which a clip is known in a folder of classes, in lower case.
-const ENDINGS: [&str; 7] = ["avi", "mp4", "mkv", "webm", "mov", "m4v", "mpg"];
+const ENDINGS: [&str; 6] = ["avi", "mp4", "mkv", "webm", "mov", "m4v"];
 
 /// Frames per second of a file that does not say.
 pub(crate) const NOMINAL_RATE: f64 = 25.0;
@@ -101,11 +101,13 @@ fn rate_of(_path: &Path) -> Option<f64> {
     None
 }
 
+/// What is in a folder and not hidden, by name.
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(folder).and_then(|entries| {
         entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()
     });
     let mut paths = entries.map_err(|e| Error::io(folder, e))?;
+    paths.retain(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')));
     paths.sort();
     Ok(paths)
 }
@@ -127,9 +129,18 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         };
-        for name in
-            ["walk/b.MP4", "walk/a.webm", "run/z.avi", "run/notes.txt", "empty/readme.md", "stray.mp4"]
-        {
+        for name in [
+            "walk/b.MP4",
+            "walk/a.webm",
+            "run/z.avi",
+            "run/notes.txt",
+            "empty/readme.md",
+            "run/._z.avi",
+            ".hidden/c.avi",
+            "stray.mp4",
+            "run/._z.avi",
+            ".git/c.avi",
+        ] {
             touch(name);
         }
         let listing = Listing::of_folder(folder.path()).unwrap();

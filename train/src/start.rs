@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use acdit_model::diffusion::{Prediction, SchedulerConfig};
 use acdit_model::{Config, weights};
+use acdit_runtime::WorldMeta;
 use tch::{Tensor, nn};
 
 use crate::Error;
 
-/// The one table whose size depends on the labels.
+/// The one table whose size and meaning depend on the labels.
 const LABEL_TABLE: &str = "y_embedder.embedding_table.weight";
 
 /// A network read from a weights folder.
@@ -21,39 +22,44 @@ pub struct Start {
     pub prediction: Prediction,
     /// BLAKE3 of its parameters' file, hexadecimal: a resumed run must have gone on from the same.
     pub fingerprint: String,
-    path: PathBuf,
+    pub(crate) folder: PathBuf,
+    /// Names of its labels; `None` where nobody named them.
+    labels: Option<Vec<String>>,
     tensors: BTreeMap<String, Tensor>,
     new_labels: bool,
 }
 
 impl Start {
-    /// Reads `transformer/` and `scheduler/` of a weights folder.
+    /// Reads `transformer/`, `scheduler/` and, if it is there, `world.json` of a weights folder.
     ///
     /// # Errors
-    /// [`Error::Model`], [`Error::Io`] for files that are missing or damaged.
+    /// [`Error::Model`], [`Error::Io`] for files that are missing or damaged; [`Error::Options`] for another diffusion process
+    /// than the paper's, the only one that is trained.
     pub fn load(folder: &Path) -> Result<Self, Error> {
-        let transformer = folder.join("transformer");
-        let model = Config::load(&transformer.join("config.json"))?;
+        let model = Config::load(&folder.join("transformer").join("config.json"))?;
         let scheduler = SchedulerConfig::load(&folder.join("scheduler").join("scheduler_config.json"))?;
-        let path = transformer.join("diffusion_pytorch_model.safetensors");
+        let prediction = scheduler.prediction_type;
+        if scheduler != SchedulerConfig::paper(prediction) {
+            let expected = SchedulerConfig::paper(prediction);
+            let text = format!("{}: {scheduler:?}, expected {expected:?}", folder.display());
+            return Err(Error::Options(text));
+        }
+        let path = parameters(folder);
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let fingerprint = blake3::hash(&bytes).to_hex().to_string();
+        drop(bytes);
+        let labels = names(&folder.join("world.json"), &model)?;
         let tensors = weights::read(&path)?;
-        Ok(Self {
-            model,
-            prediction: scheduler.prediction_type,
-            fingerprint,
-            path,
-            tensors,
-            new_labels: false,
-        })
+        Ok(Self { model, prediction, fingerprint, folder: folder.into(), labels, tensors, new_labels: false })
     }
 
-    /// For a dataset of `num_classes` labels. Where that is another number than before, the labels' table is learnt anew
-    /// and the rest goes on. Returns whether that is so.
-    pub fn with_labels(&mut self, num_classes: i64) -> bool {
-        self.new_labels |= self.model.num_classes != num_classes;
-        self.model.num_classes = num_classes;
+    /// For a dataset whose labels have these names. Where they are others than before, their table is learnt anew and the
+    /// rest goes on. Returns whether that is so.
+    pub fn with_labels(&mut self, names: &[String]) -> bool {
+        let same = self.model.num_classes == names.len() as i64
+            && self.labels.as_ref().is_none_or(|labels| labels == names);
+        self.model.num_classes = names.len() as i64;
+        self.new_labels = !same;
         self.new_labels
     }
 
@@ -63,6 +69,23 @@ impl Start {
         let mut tensors: BTreeMap<String, Tensor> =
             self.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
         tensors.extend(kept.map(|(name, table)| (name, table.detach().copy())));
-        Ok(weights::assign(vs, &tensors, &self.path)?)
+        Ok(weights::assign(vs, &tensors, &parameters(&self.folder))?)
     }
+}
+
+fn parameters(folder: &Path) -> PathBuf {
+    folder.join("transformer").join("diffusion_pytorch_model.safetensors")
+}
+
+/// The labels' names in a `world.json`, unless there is none or it only numbers them.
+fn names(path: &Path, model: &Config) -> Result<Option<Vec<String>>, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path, e)),
+    };
+    let meta: WorldMeta =
+        serde_json::from_str(&text).map_err(|e| Error::Options(format!("{}: {e}", path.display())))?;
+    let named = meta.labels != WorldMeta::unnamed(model).labels;
+    Ok(named.then(|| meta.labels.into_iter().map(|label| label.name).collect()))
 }

@@ -8,14 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
-use crate::listing::{Entry, Listing};
+use crate::listing::{Entry, Listing, NOMINAL_RATE};
 
 const CLASSES: &str = "classInd.txt";
 const HOW_TO_GET: &str = "UCF-101 consists of UCF101.rar (the clips) and UCF101TrainTestSplits-RecognitionTask.zip \
      (the lists), both from https://www.crcv.ucf.edu/data/UCF101.php";
 
 /// Nominal rate; the clips have 25 or 29.97 frames per second.
-const RATE: f64 = 25.0;
+const RATE: f64 = NOMINAL_RATE;
 
 /// Reads the lists of `fold` (1 to 3): those for training and for tests.
 ///

@@ -13,7 +13,7 @@ use std::time::Instant;
 use acdit_codec::vae::Vae;
 use acdit_codec::{color, still};
 use acdit_model::diffusion::{Prediction, Schedule, SchedulerConfig};
-use acdit_model::{Acdit, Config, Patcher, TrainingBatch};
+use acdit_model::{Acdit, Config, Patcher, Rope, TrainingBatch};
 use acdit_runtime::{Session, Settings, StepInput, World, WorldFolder, WorldMeta};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
@@ -106,6 +106,8 @@ struct State {
     recipe: Recipe,
     /// [`Start::fingerprint`], if the run went on from weights.
     start: Option<String>,
+    /// Names of the labels.
+    labels: Vec<String>,
     /// Mean loss when it was saved.
     #[serde(default)]
     loss: Option<f64>,
@@ -252,9 +254,10 @@ impl<'a> Noising<'a> {
 
     /// The context `clean` (N, T, B, p²·C) of blocks labelled `labels`, partly replaced as [`Recipe::self_context`] says.
     fn own_context(&self, model: &Acdit, clean: &Tensor, labels: &Tensor) -> Result<Tensor, Error> {
-        let t = clean.size()[1];
-        // clips come in random order: the first are as good as any
-        let chosen = (self.recipe.self_context * clean.size()[0] as f64).round() as i64;
+        let (n, t) = (clean.size()[0], clean.size()[1]);
+        // clips come in random order: the first are as good as any; the share holds on average
+        let chance = f64::try_from(Tensor::rand([1], (Kind::Double, self.device)))?;
+        let chosen = (self.recipe.self_context * n as f64 + chance).floor() as i64;
         if chosen == 0 {
             return Ok(clean.shallow_clone());
         }
@@ -276,7 +279,7 @@ impl<'a> Noising<'a> {
             let _ = replaced.narrow(1, 0, 1).fill_(0); // nothing foretells a clip's first block
             context = estimate.where_self(&replaced, &context);
         }
-        Ok(Tensor::cat(&[context, clean.narrow(0, chosen, clean.size()[0] - chosen)], 0))
+        Ok(Tensor::cat(&[context, clean.narrow(0, chosen, n - chosen)], 0))
     }
 
     /// A schedule's table at each block's timestep: (N, T, 1, 1).
@@ -323,7 +326,19 @@ pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     within("context noise", context_noise, (0.0..10.0).contains(&context_noise), "0 to below 10")?;
     if self_context > 0.0 && recipe.prediction == Prediction::Epsilon {
         // x₀ = (x − σε)/α, and α is 0.006 where sampling begins
-        return fail("own context needs a network that predicts x₀ or v: from ε, nothing can be told of x₀ in pure noise; set its share to 0".into());
+        let why = "from ε, nothing can be told of x₀ in pure noise";
+        return fail(format!(
+            "own context needs a network that predicts x₀ or v: {why}; its share must be 0"
+        ));
+    }
+    run.meta.check(&recipe.model).map_err(Error::Options)?;
+    Rope::new(&recipe.model).positions(0, blocks as i64)?;
+    let same = |start: &Start| {
+        let (here, there) = (run.out.join("weights").canonicalize(), start.folder.canonicalize());
+        here.is_ok_and(|here| there.is_ok_and(|there| here == there))
+    };
+    if run.start.is_some_and(same) {
+        return fail(format!("{}: a run cannot go on from the weights that it writes", run.out.display()));
     }
     let newest = checkpoint::latest(&run.out.join("checkpoints"))?;
     match (&newest, run.resume) {
@@ -359,11 +374,11 @@ fn save(
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
     let start = run.start.map(|start| start.fingerprint.clone());
-    let state =
-        State { step: done.step, ema_updates: done.step, recipe: recipe.clone(), start, loss: done.loss };
+    let (step, recipe, loss) = (done.step, recipe.clone(), done.loss);
+    let state = State { step, ema_updates: step, recipe, start, labels: run.meta.label_names(), loss };
     checkpoint::save(&run.out.join("checkpoints"), done.step, &state, &tensors)?;
     let tensors = optimizer.parameters().named(ema.values());
-    export(recipe, run, &tensors, prompts, done.step)
+    export(&state.recipe, run, &tensors, prompts, step)
 }
 
 const PARAMETERS: &str = "parameters";
@@ -373,8 +388,8 @@ fn own_context_from(run: &Run<'_>) -> f64 {
     if run.start.is_some() { 0.0 } else { 2.0 / 3.0 }
 }
 
-/// Whether `recipe` goes on from `state` as if it had been followed from the start: it is the same, or differs in the number
-/// of steps alone while neither schedule has come to its own context or to the fall of its rate.
+/// Whether `recipe` goes on from `state` as if it had been followed from the start: it is the same, or differs in the
+/// number of steps alone while neither schedule has come to its own context or to the fall of its rate.
 fn goes_on(state: &State, recipe: &Recipe, run: &Run<'_>) -> bool {
     let own_context = own_context_from(run);
     let constant = if recipe.self_context > 0.0 && own_context > 0.0 {
@@ -397,8 +412,16 @@ fn restore(
 ) -> Result<Summary, Error> {
     let (state, tensors): (State, _) = checkpoint::load(path)?;
     let refuse = |reason| Err(Error::Checkpoint { path: path.into(), reason });
-    if state.start.as_deref() != run.start.map(|start| start.fingerprint.as_str()) {
-        return refuse("that run began with other weights".to_owned());
+    match (&state.start, run.start) {
+        (Some(_), None) => return refuse("that run went on from weights: name them again".to_owned()),
+        (None, Some(_)) => return refuse("that run did not go on from weights".to_owned()),
+        (Some(there), Some(here)) if *there != here.fingerprint => {
+            return refuse("that run went on from other weights".to_owned());
+        }
+        _ => {}
+    }
+    if state.labels != run.meta.label_names() {
+        return refuse(format!("that run learnt the labels {:?}", state.labels));
     }
     if !goes_on(&state, recipe, run) {
         let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
@@ -453,4 +476,64 @@ fn sample(folder: &Path, device: Device) -> Result<acdit_codec::Frame, Error> {
     }
     let columns = 2 * world.model.config().frames_per_block as usize;
     Ok(still::contact_sheet(&frames, columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use acdit_model::Preset;
+
+    use super::*;
+
+    #[test]
+    fn own_context_replaces_blocks_of_the_first_clips_and_no_first_block() {
+        let model = Config {
+            hidden_size: 32,
+            num_layers: 1,
+            num_attention_heads: 2,
+            intermediate_size: 64,
+            axis_lengths: vec![16, 2, 2],
+            nd_split: vec![2, 1, 1],
+            context_window: Some(2),
+            ..Config::video(Preset::B, 32, 5)
+        };
+        let recipe = Recipe {
+            model,
+            prediction: Prediction::Sample,
+            blocks: 6,
+            batch: 8,
+            steps: 1,
+            rate: 1e-3,
+            warmup: 1,
+            decay: 0.0,
+            label_dropout: 0.0,
+            first_block_weight: 1.0,
+            context_noise: 0.0,
+            self_context: 0.5,
+            ema: 0.0,
+            bf16: false,
+            seed: 0,
+        };
+        let vs = nn::VarStore::new(Device::Cpu);
+        let network = Acdit::new(&vs.root(), &recipe.model, Kind::Float).unwrap();
+        let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction)).unwrap();
+        let noising = Noising::new(&schedule, &recipe, Device::Cpu);
+        let tokens = recipe.model.block_tokens();
+        let clean = Tensor::ones([8, 6, tokens, recipe.model.token_width()], (Kind::Float, Device::Cpu));
+        let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
+        let own = tch::no_grad(|| noising.own_context(&network, &clean, &labels)).unwrap();
+        assert_eq!(own.size(), clean.size());
+        // a network fresh from its initialisation predicts 0
+        let replaced: Vec<Vec<bool>> = Vec::try_from(own.eq(0.0).flatten(2, 3).all_dim(2, false)).unwrap();
+        let kept: Vec<Vec<bool>> = Vec::try_from(own.eq(1.0).flatten(2, 3).all_dim(2, false)).unwrap();
+        for (clip, (replaced, kept)) in replaced.iter().zip(&kept).enumerate() {
+            assert!(replaced.iter().zip(kept).all(|(replaced, kept)| replaced != kept), "clip {clip}");
+            assert!(kept[0] && (clip < 4 || kept.iter().all(|&kept| kept)), "clip {clip}: {kept:?}");
+        }
+        let count = replaced.iter().flatten().filter(|&&replaced| replaced).count();
+        assert!((1..=20).contains(&count), "{count} of the first four clips' blocks replaced");
+        let none = Recipe { self_context: 0.0, ..recipe };
+        let none =
+            Noising::new(&schedule, &none, Device::Cpu).own_context(&network, &clean, &labels).unwrap();
+        assert_eq!(none, clean);
+    }
 }

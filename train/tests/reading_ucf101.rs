@@ -16,8 +16,12 @@ use tch::{Device, Kind, Tensor, nn};
 
 /// A clip like the dataset's own: 320×240 MPEG-4 in AVI at 25 frames per second.
 fn film(path: &Path, source: &str, frames: u32) {
+    film_at(path, source, frames, 25);
+}
+
+fn film_at(path: &Path, source: &str, frames: u32, rate: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let source = format!("{source}=size=320x240:rate=25");
+    let source = format!("{source}=size=320x240:rate={rate}");
     let status = Command::new("ffmpeg")
         .args(["-v", "error", "-f", "lavfi", "-i", &source, "-frames:v", &frames.to_string()])
         .args(["-c:v", "mpeg4", "-vtag", "xvid", "-q:v", "3", "-y"])
@@ -135,28 +139,30 @@ fn an_empty_dataset_says_what_it_looked_for() {
 }
 
 #[test]
-fn the_procedural_world_fills_a_bank_too() {
+fn procedural_worlds_fill_a_bank_too() {
     let folder = tempfile::tempdir().unwrap();
     let vae = vae(folder.path());
     let size = Size { width: 32, height: 32 };
-    let dataset =
-        Dataset { source: Source::Procedural(Procedural::Gravity), size, frame_interval: 1, seed: 5 };
-    let bank_of = |frames_per_block| {
-        dataset.bank(
-            &vae.encoder,
-            BankSize { clips: 3, blocks: 5, frames_per_block },
-            &Interrupt::default(),
-            |_| (),
-        )
-    };
-    let (bank, skipped) = bank_of(4).unwrap();
-    assert_eq!((bank.len(), skipped.len()), (3, 0));
-    let batch = |step| bank.batch(7, step, 6, 4).unwrap();
-    let ((a, labels), (b, _)): ((Tensor, Tensor), (Tensor, Tensor)) = (batch(2), batch(2));
-    assert!(a == b && batch(3).0 != a);
-    assert!(Vec::<i64>::try_from(labels.view([-1])).unwrap().iter().all(|label| (0..5).contains(label)));
-    assert!(bank_of(2).unwrap_err().to_string().contains("4 frames per block"));
-    assert_eq!(dataset.meta().labels[1].key.as_deref(), Some("ArrowDown"));
+    for (world, labels, key) in [(Procedural::Gravity, 5, "ArrowDown"), (Procedural::Maze, 4, "ArrowUp")] {
+        let dataset = Dataset { source: Source::Procedural(world), size, frame_interval: 1, seed: 5 };
+        let bank_of = |frames_per_block| {
+            let size = BankSize { clips: 3, blocks: 5, frames_per_block };
+            dataset.bank(&vae.encoder, size, &Interrupt::default(), |_| ())
+        };
+        let (bank, skipped) = bank_of(4).unwrap();
+        assert_eq!((bank.len(), skipped.len()), (3, 0));
+        let batch = |step| bank.batch(7, step, 6, 4).unwrap();
+        let ((a, drawn), (b, _)): ((Tensor, Tensor), (Tensor, Tensor)) = (batch(2), batch(2));
+        assert!(a == b && batch(3).0 != a);
+        let drawn = Vec::<i64>::try_from(drawn.view([-1])).unwrap();
+        assert!(drawn.iter().all(|label| (0..labels).contains(label)), "{drawn:?}");
+        assert!(bank_of(2).unwrap_err().to_string().contains("4 frames per block"));
+        assert_eq!(dataset.meta().labels.len() as i64, labels);
+        assert_eq!(dataset.meta().labels[1].key.as_deref(), Some(key));
+        let (frames, _) = dataset.vae_frames(4, 2).unwrap();
+        assert_eq!((frames.training.len(), frames.held_out.len()), (4, 2));
+        assert_ne!(frames.training[0], frames.training[1]);
+    }
 }
 
 #[test]
@@ -165,13 +171,16 @@ fn a_folder_of_classes_is_read_at_its_clips_own_rate() {
     dataset(folder.path());
     let data = folder.path().join("UCF-101");
     fs::remove_file(data.join("HammerThrow/v_HammerThrow_g08_c01.avi")).unwrap(); // what is left there is no video
+    let slow = data.join("Hammering/v_Hammering_g08_c01.avi");
+    fs::remove_file(&slow).unwrap();
+    film_at(&slow, "testsrc", 24, 10);
     let listing = Listing::of_folder(&data).unwrap();
-    assert_eq!((listing.classes.len(), listing.train.len(), listing.rate), (3, 4, 25.0));
+    assert_eq!((listing.classes.len(), listing.train.len(), listing.rate), (3, 4, 10.0));
     let size = Size { width: 32, height: 32 };
     let dataset = Dataset { source: Source::Clips(listing), size, frame_interval: 2, seed: 0 };
     let meta = dataset.meta();
     let names: Vec<_> = meta.labels.iter().map(|label| label.name.as_str()).collect();
-    assert_eq!((meta.name.as_str(), meta.fps), ("UCF-101", 12.5));
+    assert_eq!((meta.name.as_str(), meta.fps), ("UCF-101", 5.0));
     assert_eq!(names, ["HammerThrow", "Hammering", "HandstandPushups"]);
     let vae = vae(&folder.path().join("vae"));
     let amount = BankSize { clips: 10, blocks: 1, frames_per_block: 4 };

@@ -161,22 +161,33 @@ fn a_run_goes_on_from_weights_and_learns_new_labels_anew() {
     let load = || Start::load(&bench.out("first").join("weights")).unwrap();
     // too slow to move a bf16 weight
     let still = Recipe { rate: 1e-12, ..recipe() };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert!(!load().with_labels(&bench.dataset.meta().label_names()));
+    assert!(
+        load().with_labels(&names(&["none", "up", "down", "left", "right"])),
+        "the same, in another order"
+    );
     bench.train_from(Some(&load()), &still, "second", Some(2), false).unwrap();
     assert_eq!(bench.weights("second"), bench.weights("first"));
 
     let refused = bench.train(&still, "second", None, true).unwrap_err().to_string();
-    assert!(refused.contains("began with other weights"), "{refused}");
+    assert!(refused.contains("went on from weights: name them again"), "{refused}");
     bench.train_from(Some(&load()), &still, "second", Some(4), true).unwrap();
+
+    let into_itself = bench.train_from(Some(&load()), &still, "first", None, true).unwrap_err().to_string();
+    assert!(into_itself.contains("cannot go on from the weights that it writes"), "{into_itself}");
 
     // the same weights for seven labels; the data have five
     let (table, mut first) = ("y_embedder.embedding_table.weight", bench.weights("first"));
     first.insert(table.into(), Tensor::ones([8, 32], (Kind::BFloat16, Device::Cpu)));
-    let transformer = bench.out("first/weights/transformer");
+    let folder = bench.out("first/weights");
+    let transformer = folder.join("transformer");
     weights::write(&transformer.join("diffusion_pytorch_model.safetensors"), &first, Kind::BFloat16).unwrap();
     let seven = Config { num_classes: 7, ..recipe().model };
     std::fs::write(transformer.join("config.json"), serde_json::to_vec(&seven).unwrap()).unwrap();
+    let labels = bench.dataset.meta().label_names();
     let mut start = load();
-    assert!(!start.with_labels(7) && start.with_labels(5));
+    assert!(start.with_labels(&labels));
     bench.train_from(Some(&start), &still, "third", Some(1), false).unwrap();
     let mut third = bench.weights("third");
     let relearnt = third.remove(table).unwrap();
