@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
-    bench, check, completions, continuation, convert, eval, generate, serve, train, train_vae, verify,
+    bench, check, completions, continuation, convert, eval, generate, plot, serve, train, train_vae, verify,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -65,6 +65,8 @@ pub(crate) enum Verb {
     Bench(bench::Bench),
     /// Measure how well a world keeps the rules of the one it was learnt from
     Eval(eval::Eval),
+    /// Draw the loss of training runs
+    Plot(plot::Plot),
     /// Look at the configuration
     Config(check::Config),
     /// Print a completion script for a shell

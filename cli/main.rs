@@ -13,6 +13,7 @@ mod failure;
 mod film;
 mod generate;
 mod output;
+mod plot;
 mod serve;
 mod signals;
 mod source;
@@ -52,6 +53,7 @@ fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> 
         Verb::Doctor => doctor::run(output),
         Verb::Bench(verb) => verb.run(output),
         Verb::Eval(verb) => verb.run(output),
+        Verb::Plot(verb) => verb.run(output),
         Verb::Config(verb) => verb.run(layers, output),
         Verb::Completions(verb) => verb.run(),
     }

@@ -116,6 +116,16 @@ fn the_other_verbs_say_what_is_missing() {
     refused(&folder, &["eval", "--world", "gravity", "--frames", "0"], "'0' for '--frames <N>'");
     refused(&folder, &["eval", "--world", "gravity", "--of", "lies"], "'lies' for '--of");
     refused(&folder, &["eval"], "--world <WORLD>");
+    refused(&folder, &["plot", "world", "--out", "a.svg"], "world/log.jsonl: No such file");
+    refused(&folder, &["plot", "world", "--out", "a.png"], "a.png: expected a name ending in .svg");
+    for (log, needle) in [
+        ("", "world/log.jsonl: nothing has been logged yet"),
+        ("{\"step\":1,\"loss\":0.5}\nnonsense", "world/log.jsonl: line 2"),
+        ("{\"step\":1,\"loss\":-0.5}", "world/log.jsonl: line 1: a loss of -0.5"),
+    ] {
+        std::fs::write(folder.path("world/log.jsonl"), log).unwrap();
+        refused(&folder, &["plot", "world", "--out", "a.svg"], needle);
+    }
     let vae = "world/vae";
     let gravity = ["train", "--dataset", "gravity", "--vae", vae, "--out", "run"];
     refused(&folder, &[&gravity[..], &["--resolution", "60"]].concat(), "expected a multiple of 32");

@@ -47,6 +47,12 @@ fn a_run_is_stopped_resumed_and_played() {
     assert_eq!(whole["step"], 6);
     assert!(whole["loss"].as_f64().is_some_and(|loss| loss > 0.0 && loss < 10.0), "{whole}");
 
+    let plotted = folder.run(&["plot", "run", "--out", "loss.svg", "--json"]).json();
+    assert_eq!((&plotted["runs"][0]["last_step"], &plotted["runs"][0]["points"]), (&6.into(), &2.into()));
+    assert_eq!(plotted["runs"][0]["last_loss"], whole["loss"]);
+    let picture = std::fs::read_to_string(folder.path("loss.svg")).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("polyline") && picture.contains(">\nrun\n<"));
+
     let words = ["generate", "--weights", "run/weights", "--frames", "4", "--label", "down", "--steps", "2"];
     let made = folder.run(&[&words[..], &["--out", "a.mp4", "--json"]].concat()).json();
     assert_eq!(made["frames"], 4);
