@@ -116,7 +116,7 @@ Ctrl-C saves before it ends, and --resume goes on as if nothing had happened. DI
 averaged weights of the newest checkpoint: `acdit-world generate --weights DIR/weights ...`.
 
 Examples:
-  acdit-world train --dataset gravity --out run                # the shipped world, from nothing
+  acdit-world train --dataset gravity --out run                # a world like the shipped one
   acdit-world train --dataset gravity --out run --resume
   acdit-world train --dataset gravity --out run2 --from run/weights   # go on from what was learnt
   acdit-world train --dataset ucf101 --data-dir UCF-101 --vae sd-vae --frames 16 --out run")]
