@@ -354,16 +354,16 @@ mod tests {
         for seed in 0..20 {
             let maze = World::new(seed).maze;
             let free = |cell: usize| maze.cells[cell].is_none();
-            let mut reached = vec![false; CELLS * CELLS];
+            let mut reached = [false; CELLS * CELLS];
             let mut pending = vec![CELLS + 1];
             while let Some(cell) = pending.pop() {
                 if free(cell) && !std::mem::replace(&mut reached[cell], true) {
                     pending.extend([cell - 1, cell + 1, cell - CELLS, cell + CELLS]);
                 }
             }
-            for cell in 0..CELLS * CELLS {
+            for (cell, reached) in reached.into_iter().enumerate() {
                 let (x, y) = (cell % CELLS, cell / CELLS);
-                assert_eq!(reached[cell], free(cell), "{x}, {y} cannot be reached");
+                assert_eq!(reached, free(cell), "{x}, {y} cannot be reached");
                 assert!(free(cell) || x % 2 == 0 || y % 2 == 0, "{x}, {y} is a room");
                 assert!(!free(cell) || (1..CELLS - 1).contains(&x) && (1..CELLS - 1).contains(&y));
             }
