@@ -1,7 +1,7 @@
 //! What there is to learn from: clips whose blocks carry labels, from the procedural world or from files.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use acdit_codec::vae::VaeEncoder;
 use acdit_codec::{Frame, Size};
@@ -55,6 +55,14 @@ pub struct Skipped {
     pub path: PathBuf,
     /// What is wrong with it.
     pub reason: String,
+}
+
+impl Skipped {
+    /// Errors often name their file: the reason goes without.
+    fn new(path: &Path, reason: &str) -> Self {
+        let named = format!("{}: ", path.display());
+        Self { path: path.into(), reason: reason.strip_prefix(&named).unwrap_or(reason).into() }
+    }
 }
 
 impl fmt::Display for Skipped {
@@ -117,7 +125,7 @@ impl Dataset {
                             bank.push(encoder, &frames, &labels)?;
                             progress(bank.len());
                         }
-                        Err(reason) => skipped.push(Skipped { path: entry.path.clone(), reason }),
+                        Err(reason) => skipped.push(Skipped::new(&entry.path, &reason)),
                     }
                 }
             }
@@ -193,7 +201,7 @@ impl Dataset {
         for entry in present.iter().step_by((present.len() / clips.max(1)).max(1)) {
             match self.decode(entry, 1) {
                 Ok(clip) => frames.extend(clip.iter().step_by(clip.len().div_ceil(per_clip)).cloned()),
-                Err(reason) => skipped.push(Skipped { path: entry.path.clone(), reason }),
+                Err(reason) => skipped.push(Skipped::new(&entry.path, &reason)),
             }
         }
         if frames.is_empty() { Err(nothing_usable(skipped)) } else { Ok(frames) }
@@ -234,8 +242,7 @@ impl Dataset {
 }
 
 fn absent(entries: &[Entry]) -> Vec<Skipped> {
-    let reason = || "no such file".to_owned();
-    entries.iter().map(|entry| Skipped { path: entry.path.clone(), reason: reason() }).collect()
+    entries.iter().map(|entry| Skipped::new(&entry.path, "no such file")).collect()
 }
 
 fn nothing_usable(skipped: &[Skipped]) -> Error {

@@ -90,6 +90,7 @@ fn usable_clips_become_labelled_latents_and_the_rest_is_listed() {
     assert_eq!(names[0], ("v_HammerThrow_g08_c01.avi".into(), "4 frames at this interval, 12 needed"));
     assert_eq!(names[1].0, PathBuf::from("v_HammerThrow_g08_c02.avi"));
     assert_eq!(names[2].0, PathBuf::from("v_HammerThrow_g08_c03.avi"));
+    assert!(names[2].1.starts_with("No such file"), "the path is said once: {:?}", names[2]);
     assert_eq!((names.len(), counts, bank.len()), (3, vec![1, 2], 2));
     assert_eq!(bank.latent_shape(), Some([4, 4, 4]));
 
