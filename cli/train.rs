@@ -23,7 +23,7 @@ use crate::{signals, world};
 
 /// Frames per block, the paper's choice.
 const FRAMES_PER_BLOCK: usize = 4;
-/// Trajectories of the procedural world, and blocks of each: three hours and 20 minutes of play.
+/// Trajectories of a procedural world, and blocks of each: three hours and 20 minutes of play.
 const PROCEDURAL_CLIPS: usize = 480;
 const PROCEDURAL_BLOCKS: usize = 100;
 /// Share of the clips that learn on their own context.

@@ -235,20 +235,22 @@ fn read_prompts(path: &Path, config: &Config) -> Result<Option<Tensor>, Error> {
     if !path.exists() {
         return Ok(None);
     }
-    let latents = weights::read(path)?.remove(LATENTS).map(|latents| latents.to_kind(Kind::Float));
+    let refuse = |detail| Err(Error::WorldFile { path: path.into(), detail });
+    let Some(latents) = weights::read(path)?.remove(LATENTS) else {
+        return refuse(format!("no tensor {LATENTS:?}"));
+    };
     let [frames, c, h, w] = config.block_shape();
-    match latents.as_ref().map(Tensor::size).as_deref() {
-        Some(&[clips, length, gc, gh, gw])
-            if clips > 0 && length >= frames && length % frames == 0 && [gc, gh, gw] == [c, h, w] =>
-        {
-            Ok(latents)
-        }
-        shape => {
-            let detail =
-                format!("latents {shape:?}, expected [clips, a multiple of {frames}, {c}, {h}, {w}]");
-            Err(Error::WorldFile { path: path.into(), detail })
-        }
+    let fits = matches!(*latents.size(), [clips, length, gc, gh, gw]
+        if clips > 0 && length >= frames && length % frames == 0 && [gc, gh, gw] == [c, h, w]);
+    if !fits {
+        let expected = format!("[clips, a multiple of {frames}, {c}, {h}, {w}]");
+        return refuse(format!("latents {:?}, expected {expected}", latents.size()));
     }
+    let latents = latents.to_kind(Kind::Float);
+    if latents.isfinite().all().int64_value(&[]) == 0 {
+        return refuse("latents that are not finite numbers".into());
+    }
+    Ok(Some(latents))
 }
 
 fn create_dir(path: &Path) -> Result<(), Error> {

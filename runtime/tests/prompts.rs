@@ -58,4 +58,6 @@ fn prompts_travel_with_the_weights_and_must_fit_them() {
         let error = write(&wrong).unwrap_err().to_string();
         assert!(error.contains("prompts.safetensors") && error.contains("a multiple of 2"), "{error}");
     }
+    let error = write(&(clips() / 0.0)).unwrap_err().to_string();
+    assert!(error.contains("prompts.safetensors: latents that are not finite"), "{error}");
 }

@@ -14,11 +14,7 @@ use acdit_codec::{Error, Frame, Size};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Frames that share one label: the block of the model this world is made for.
-pub const FRAMES_PER_BLOCK: usize = 4;
-
-/// Playback rate at which the motion looks natural, in frames per second.
-pub const FRAMES_PER_SECOND: f64 = 16.0;
+use crate::procedural::FRAMES_PER_BLOCK;
 
 /// No ball ever moves further than this between two frames, as a fraction of the box.
 pub const MAX_SPEED: f64 = 0.07;

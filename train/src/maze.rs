@@ -13,11 +13,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Frames that share one label.
-pub const FRAMES_PER_BLOCK: usize = 4;
-
-/// Playback rate at which walking looks natural, in frames per second.
-pub const FRAMES_PER_SECOND: f64 = 16.0;
+use crate::procedural::FRAMES_PER_BLOCK;
 
 /// One steering command: its index in [`LABELS`] is the class the network is trained with.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,9 +6,11 @@ use acdit_runtime::{Label, Sampling, WorldMeta};
 
 use crate::{gravity, maze};
 
-/// Frames that share one label, in every such world.
-pub const FRAMES_PER_BLOCK: usize = gravity::FRAMES_PER_BLOCK;
-const _: () = assert!(maze::FRAMES_PER_BLOCK == FRAMES_PER_BLOCK);
+/// Frames that share one label, in every such world: the block of the model that learns it.
+pub const FRAMES_PER_BLOCK: usize = 4;
+
+/// Playback rate at which their motion looks natural, in frames per second.
+pub const FRAMES_PER_SECOND: f64 = 16.0;
 
 /// Which world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +25,13 @@ impl Procedural {
     /// What `world.json` says of a world that learnt this one.
     pub fn meta(self) -> WorldMeta {
         let label = |name: &str, key: &str| Label { name: name.into(), key: Some(key.into()) };
-        let (name, labels, fps): (_, Vec<_>, _) = match self {
-            Self::Gravity => {
-                let labels = gravity::LABELS.iter().map(|l| label(l.name, l.key)).collect();
-                ("gravity", labels, gravity::FRAMES_PER_SECOND)
-            }
-            Self::Maze => {
-                let labels = maze::LABELS.iter().map(|l| label(l.name, l.key)).collect();
-                ("maze", labels, maze::FRAMES_PER_SECOND)
-            }
+        let (name, labels): (_, Vec<_>) = match self {
+            Self::Gravity => ("gravity", gravity::LABELS.iter().map(|l| label(l.name, l.key)).collect()),
+            Self::Maze => ("maze", maze::LABELS.iter().map(|l| label(l.name, l.key)).collect()),
         };
         // the label decides what happens, so there is nothing for guidance to sharpen
         let sampling = Sampling { steps: 3, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
-        WorldMeta { name: name.into(), labels, fps, sampling }
+        WorldMeta { name: name.into(), labels, fps: FRAMES_PER_SECOND, sampling }
     }
 
     /// A clip of `blocks` blocks: its frames, and the label of every block.

@@ -257,7 +257,7 @@ impl<'a> Noising<'a> {
         let (n, t) = (clean.size()[0], clean.size()[1]);
         // clips come in random order: the first are as good as any; the share holds on average
         let chance = f64::try_from(Tensor::rand([1], (Kind::Double, self.device)))?;
-        let chosen = (self.recipe.self_context * n as f64 + chance).floor() as i64;
+        let chosen = ((self.recipe.self_context * n as f64 + chance).floor() as i64).min(n);
         if chosen == 0 {
             return Ok(clean.shallow_clone());
         }
