@@ -1,0 +1,148 @@
+//! What a run leaves on disk: checkpoints to go on from, and the averaged weights with a picture of what they generate.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use acdit_codec::vae::Vae;
+use acdit_codec::{color, still};
+use acdit_model::diffusion::SchedulerConfig;
+use acdit_runtime::{Session, Settings, StepInput, World, WorldFolder};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use super::{Recipe, Run, Summary};
+use crate::Error;
+use crate::checkpoint::{self, write_atomically};
+use crate::optim::{AdamW, Ema};
+
+const SAMPLE_BLOCKS: usize = 16;
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    step: u64,
+    ema_updates: u64,
+    recipe: Recipe,
+    /// [`Start::fingerprint`], if the run went on from weights.
+    start: Option<String>,
+    /// Names of the labels.
+    labels: Vec<String>,
+    /// Mean loss when it was saved.
+    #[serde(default)]
+    loss: Option<f64>,
+}
+
+/// Writes a checkpoint, and what the averaged weights are and look like at that step.
+pub(super) fn save(
+    done: &Summary,
+    recipe: &Recipe,
+    run: &Run<'_>,
+    optimizer: &AdamW,
+    ema: &Ema,
+    prompts: Option<&Tensor>,
+) -> Result<(), Error> {
+    let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
+    tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
+    let start = run.start.map(|start| start.fingerprint.clone());
+    let (step, recipe, loss) = (done.step, recipe.clone(), done.loss);
+    let state = State { step, ema_updates: step, recipe, start, labels: run.meta.label_names(), loss };
+    checkpoint::save(&run.out.join("checkpoints"), done.step, &state, &tensors)?;
+    let tensors = optimizer.parameters().named(ema.values());
+    export(&state.recipe, run, &tensors, prompts, step)
+}
+
+const PARAMETERS: &str = "parameters";
+
+/// Share of the schedule after which [`Recipe::self_context`] holds.
+pub(super) fn own_context_from(run: &Run<'_>) -> f64 {
+    if run.start.is_some() { 0.0 } else { 2.0 / 3.0 }
+}
+
+/// Whether `recipe` goes on from `state` as if it had been followed from the start: it is the same, or differs in the
+/// number of steps alone while neither schedule has come to its own context or to the fall of its rate.
+fn goes_on(state: &State, recipe: &Recipe, run: &Run<'_>) -> bool {
+    let own_context = own_context_from(run);
+    let constant = if recipe.self_context > 0.0 && own_context > 0.0 {
+        own_context.min(1.0 - recipe.decay)
+    } else {
+        1.0 - recipe.decay
+    };
+    let unchanged = |steps: u64| (state.step as f64) <= steps as f64 * constant;
+    let other_steps = Recipe { steps: recipe.steps, ..state.recipe.clone() };
+    state.recipe == *recipe
+        || (other_steps == *recipe && unchanged(recipe.steps) && unchanged(state.recipe.steps))
+}
+
+pub(super) fn restore(
+    path: &Path,
+    recipe: &Recipe,
+    run: &Run<'_>,
+    optimizer: &mut AdamW,
+    ema: &mut Ema,
+) -> Result<Summary, Error> {
+    let (state, tensors): (State, _) = checkpoint::load(path)?;
+    let refuse = |reason| Err(Error::Checkpoint { path: path.into(), reason });
+    match (&state.start, run.start) {
+        (Some(_), None) => return refuse("that run went on from weights: name them again".to_owned()),
+        (None, Some(_)) => return refuse("that run did not go on from weights".to_owned()),
+        (Some(there), Some(here)) if *there != here.fingerprint => {
+            return refuse("that run went on from other weights".to_owned());
+        }
+        _ => {}
+    }
+    if state.labels != run.meta.label_names() {
+        return refuse(format!("that run learnt the labels {:?}", state.labels));
+    }
+    if !goes_on(&state, recipe, run) {
+        let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
+        let (there, here) = (json(&state.recipe), json(recipe));
+        return refuse(format!("made with another recipe: {there} there, {here} here"));
+    }
+    optimizer.restore(state.step, &tensors)?;
+    ema.restore(state.ema_updates, &tensors)?;
+    let reason = format!("{PARAMETERS} is missing");
+    let saved = tensors.get(PARAMETERS).ok_or(Error::Checkpoint { path: path.into(), reason })?;
+    tch::no_grad(|| optimizer.parameters().values().shallow_clone().f_copy_(saved))?;
+    Ok(Summary { step: state.step, loss: state.loss })
+}
+
+/// Writes the averaged weights as a weights folder, and a contact sheet of what they generate.
+fn export(
+    recipe: &Recipe,
+    run: &Run<'_>,
+    tensors: &BTreeMap<String, Tensor>,
+    prompts: Option<&Tensor>,
+    step: u64,
+) -> Result<(), Error> {
+    let folder = run.out.join("weights");
+    let scheduler = SchedulerConfig::paper(recipe.prediction);
+    WorldFolder {
+        config: &recipe.model,
+        tensors,
+        kind: Kind::BFloat16,
+        scheduler: &scheduler,
+        meta: run.meta,
+        vae: Some(run.vae),
+        prompts,
+    }
+    .write(&folder)?;
+    let sheet = sample(&folder, run.device)?;
+    let samples = run.out.join("samples");
+    std::fs::create_dir_all(&samples).map_err(|e| Error::io(&samples, e))?;
+    write_atomically(&samples.join(format!("step-{step:08}.png")), &still::png(&sheet)?)
+}
+
+/// Two blocks a row, the labels taken in turn, from the very path that serves.
+fn sample(folder: &Path, device: Device) -> Result<acdit_codec::Frame, Error> {
+    let world = World::load(folder, device, Kind::Float)?;
+    let decoder = Vae::load(&folder.join("vae"), device, Kind::Float)?.decoder;
+    let mut session = Session::prompted(&world, Settings::of(&world, 0))?;
+    let labels = world.meta.labels.len();
+    let mut frames = Vec::new();
+    for block in 0..SAMPLE_BLOCKS {
+        let input = StepInput { label: (block / 3 % labels) as i64, inject: None };
+        let latents = session.step(&world, &input)?.latents;
+        frames.extend(color::to_frames(&decoder.decode(&latents.to_device(device))?)?);
+    }
+    let columns = 2 * world.model.config().frames_per_block as usize;
+    Ok(still::contact_sheet(&frames, columns)?)
+}
