@@ -176,7 +176,8 @@ pub fn train(recipe: &VaeRecipe, frames: &VaeFrames, run: &VaeRun<'_>) -> Result
     let (mut since, mut losses, mut mean) = (Instant::now(), Vec::new(), f64::NAN);
     while step < end && !run.interrupt.is_set() {
         let loss = objective.loss(&network, step)?;
-        let gradient_norm = optimizer.step(&loss, rates.rate(step))?;
+        optimizer.parameters().add_gradient(&loss)?;
+        let gradient_norm = optimizer.step(rates.rate(step))?;
         ema.update(optimizer.parameters())?;
         losses.push(f64::try_from(loss)?);
         step += 1;

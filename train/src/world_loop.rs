@@ -115,7 +115,8 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         let prediction = model.training_forward(&batch)?;
         let loss = ((prediction - target).square() * weight).mean(Kind::Float);
         let rate = rates.rate(done.step);
-        let gradient_norm = optimizer.step(&loss, rate)?;
+        optimizer.parameters().add_gradient(&loss)?;
+        let gradient_norm = optimizer.step(rate)?;
         ema.update(optimizer.parameters())?;
         losses.push(f64::try_from(loss)?);
         let mean = losses.iter().sum::<f64>() / losses.len() as f64;
