@@ -1,5 +1,6 @@
 //! `train`: a world of one's own.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use acdit_codec::Size;
@@ -100,6 +101,9 @@ pub(crate) struct Keeping {
     /// Steps between checkpoints
     #[arg(long, default_value_t = 400, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) save_every: u64,
+    /// Newest checkpoints to keep; `train` keeps that of the lowest loss beside them, as best.safetensors
+    #[arg(long, default_value = "2", value_name = "N")]
+    pub(crate) keep: NonZeroUsize,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
@@ -225,6 +229,13 @@ pub(crate) struct Train {
     #[arg(long, default_value_t, help_heading = "Schedule")]
     dtype: Precision,
 
+    /// Parts that a step's batch is computed in, one after the other: less memory, the same gradient
+    #[arg(long, default_value = "1", value_name = "PARTS", help_heading = "Memory")]
+    accumulate: NonZeroUsize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more time
+    #[arg(long, help_heading = "Memory")]
+    recompute: bool,
+
     #[command(flatten)]
     keeping: Keeping,
 }
@@ -238,7 +249,7 @@ enum PredictionArg {
 
 impl Train {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
-        let Keeping { out, resume, stop_at, save_every, seed, device, threads } = &self.keeping;
+        let Keeping { out, resume, stop_at, save_every, keep, seed, device, threads } = &self.keeping;
         threads.set();
         let placement = Placement::select(*device, self.dtype)?;
         let dataset = self.data.open(*seed)?;
@@ -288,6 +299,9 @@ impl Train {
             resume: *resume,
             stop_at: *stop_at,
             save_every: *save_every,
+            keep: *keep,
+            accumulate: self.accumulate,
+            recompute: self.recompute,
             device: placement.device,
             interrupt: interrupt.clone(),
         };

@@ -174,7 +174,8 @@ impl AdamW {
         let mut gradient = self.parameters.gradients.shallow_clone();
         let norm = f64::try_from(gradient.f_norm()?)?;
         if !norm.is_finite() {
-            return Err(Error::Diverged { step: self.steps, norm });
+            let reason = format!("the gradient's norm is {norm}");
+            return Err(Error::Diverged { step: self.steps, reason, last_good: None });
         }
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);

@@ -8,8 +8,10 @@
 
 mod keeping;
 mod noising;
+mod progress;
 mod recipe;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,10 +19,11 @@ use acdit_model::diffusion::{Schedule, SchedulerConfig};
 use acdit_model::{Acdit, Rope};
 use acdit_runtime::WorldMeta;
 use serde::Serialize;
-use tch::{Device, Kind, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 use self::keeping::{own_context_from, restore, save};
 use self::noising::{Example, Noising};
+use self::progress::Progress;
 pub use self::recipe::Recipe;
 use crate::bank::LatentBank;
 use crate::checkpoint;
@@ -47,6 +50,12 @@ pub struct Run<'a> {
     pub stop_at: Option<u64>,
     /// Steps between checkpoints, weights and samples.
     pub save_every: u64,
+    /// Newest checkpoints that stay on disk, beside the best one.
+    pub keep: NonZeroUsize,
+    /// Backward passes of a step, each over an equal part of the batch: less memory, the same gradient to rounding.
+    pub accumulate: NonZeroUsize,
+    /// Whether the backward pass computes activations anew ([`Acdit::training_backward`]): less memory, more time.
+    pub recompute: bool,
     /// Where to compute.
     pub device: Device,
     /// Asks the loop to save and end.
@@ -73,6 +82,8 @@ struct Record {
 
 /// Steps between log lines.
 pub const LOG_EVERY: u64 = 20;
+/// A logged loss this many times the lowest one before it is no noise: the run has come apart.
+const EXPLODED: f64 = 10.0;
 
 /// Trains until the schedule ends, `stop_at`, or an interrupt, and leaves averaged weights in `run.out/weights`.
 ///
@@ -91,10 +102,10 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     }
     let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
-    let mut done = match newest {
+    let mut progress = match newest {
         Some(path) => restore(&path, recipe, run, &mut optimizer, &mut ema)?,
         None if run.interrupt.is_set() => return Err(Error::Interrupted),
-        None => Summary { step: 0, loss: None },
+        None => Progress::default(),
     };
 
     let window = recipe.model.context_window.map_or(recipe.blocks, |window| window as usize);
@@ -102,39 +113,61 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, run.device);
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: recipe.decay };
+    let checkpoints = run.out.join("checkpoints");
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);
     std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
-    let mut log = Log::open(&run.out.join("log.jsonl"), done.step, recipe.steps)?;
-    let (mut since, mut losses) = (Instant::now(), Vec::new());
-    while done.step < end && !run.interrupt.is_set() {
-        let (latents, labels) = bank.batch(recipe.seed, done.step, recipe.batch, recipe.blocks)?;
-        let Example { mut batch, target, weight } = noising.batch(done.step, &latents, &labels);
-        if recipe.self_context > 0.0 && done.step as f64 >= recipe.steps as f64 * own_context_from(run) {
-            batch.clean = tch::no_grad(|| noising.own_context(&model, &batch.clean, &labels))?;
+    let mut log = Log::open(&run.out.join("log.jsonl"), progress.step, recipe.steps)?;
+    let mut since = Instant::now();
+    while progress.step < end && !run.interrupt.is_set() {
+        let (latents, labels) = bank.batch(recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
+        let mut example = noising.batch(progress.step, &latents, &labels);
+        if recipe.self_context > 0.0 && progress.step as f64 >= recipe.steps as f64 * own_context_from(run) {
+            let clean = &example.batch.clean;
+            example.batch.clean = tch::no_grad(|| noising.own_context(&model, clean, &labels))?;
         }
-        let prediction = model.training_forward(&batch)?;
-        let loss = ((prediction - target).square() * weight).mean(Kind::Float);
-        let rate = rates.rate(done.step);
-        optimizer.parameters().add_gradient(&loss)?;
-        let gradient_norm = optimizer.step(rate)?;
+        let loss = backward(&model, &optimizer, &example, run)?;
+        let rate = rates.rate(progress.step);
+        let gradient_norm = optimizer.step(rate).map_err(|error| error.with_last_good(&checkpoints))?;
         ema.update(optimizer.parameters())?;
-        losses.push(f64::try_from(loss)?);
-        let mean = losses.iter().sum::<f64>() / losses.len() as f64;
-        done = Summary { step: done.step + 1, loss: Some(mean) };
-        let Summary { step, .. } = done;
+        progress.advance(loss);
+        let step = progress.step;
         if step % LOG_EVERY == 0 || step == end {
-            let seconds_per_step = since.elapsed().as_secs_f64() / losses.len() as f64;
-            log.record(&Record { step, loss: mean, gradient_norm, rate, seconds_per_step })?;
-            log.progress(step, format!("loss {mean:.4}"));
-            losses.clear();
+            let seconds_per_step = since.elapsed().as_secs_f64() / progress.unlogged.len() as f64;
+            let (loss, lowest) = progress.log();
+            log.record(&Record { step, loss, gradient_norm, rate, seconds_per_step })?;
+            log.progress(step, format!("loss {loss:.4}"));
+            if let Some(lowest) = lowest.filter(|lowest| loss > EXPLODED * lowest) {
+                let reason = format!("the loss is {loss:.3e}, at its lowest it was {lowest:.3e}");
+                return Err(Error::Diverged { step, reason, last_good: None }.with_last_good(&checkpoints));
+            }
             since = Instant::now();
         }
         if step % run.save_every == 0 && step < end {
-            save(&done, recipe, run, &optimizer, &ema, prompts.as_ref())?;
+            save(&mut progress, recipe, run, &optimizer, &ema, prompts.as_ref())?;
         }
     }
-    save(&done, recipe, run, &optimizer, &ema, prompts.as_ref())?;
-    Ok(done)
+    save(&mut progress, recipe, run, &optimizer, &ema, prompts.as_ref())?;
+    Ok(Summary { step: progress.step, loss: progress.loss })
+}
+
+/// Accumulates the gradient of an example and returns its loss.
+fn backward(model: &Acdit, optimizer: &AdamW, example: &Example, run: &Run<'_>) -> Result<f64, Error> {
+    let parts = run.accumulate.get() as i64;
+    let mut sum = 0.0;
+    for part in example.split(parts) {
+        let loss_of = |prediction: &Tensor| {
+            ((prediction - &part.target).square() * &part.weight).mean(Kind::Float) / parts
+        };
+        let loss = if run.recompute {
+            model.training_backward(&part.batch, loss_of)?
+        } else {
+            let loss = loss_of(&model.training_forward(&part.batch)?);
+            optimizer.parameters().add_gradient(&loss)?;
+            loss
+        };
+        sum += f64::try_from(loss)?;
+    }
+    Ok(sum)
 }
 
 /// Whether a run may begin, as far as that can be told before any clip is encoded; returns the checkpoint to resume.
@@ -153,6 +186,10 @@ pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     };
     if run.start.is_some_and(same) {
         return fail(format!("{}: a run cannot go on from the weights that it writes", run.out.display()));
+    }
+    if !recipe.batch.is_multiple_of(run.accumulate.get()) {
+        let (batch, parts) = (recipe.batch, run.accumulate);
+        return fail(format!("a batch of {batch} clips cannot be accumulated in {parts} equal parts"));
     }
     let newest = checkpoint::latest(&run.out.join("checkpoints"))?;
     match (&newest, run.resume) {

@@ -10,7 +10,7 @@ use acdit_runtime::{Session, Settings, StepInput, World, WorldFolder};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Recipe, Run, Summary};
+use super::{Progress, Recipe, Run};
 use crate::Error;
 use crate::checkpoint::{self, write_atomically};
 use crate::optim::{AdamW, Ema};
@@ -19,35 +19,38 @@ const SAMPLE_BLOCKS: usize = 16;
 
 #[derive(Serialize, Deserialize)]
 struct State {
-    step: u64,
-    ema_updates: u64,
+    progress: Progress,
     recipe: Recipe,
     /// [`Start::fingerprint`], if the run went on from weights.
     start: Option<String>,
     /// Names of the labels.
     labels: Vec<String>,
-    /// Mean loss when it was saved.
-    #[serde(default)]
-    loss: Option<f64>,
 }
 
 /// Writes a checkpoint, and what the averaged weights are and look like at that step.
 pub(super) fn save(
-    done: &Summary,
+    progress: &mut Progress,
     recipe: &Recipe,
     run: &Run<'_>,
     optimizer: &AdamW,
     ema: &Ema,
     prompts: Option<&Tensor>,
 ) -> Result<(), Error> {
+    let best = progress.save();
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
-    let start = run.start.map(|start| start.fingerprint.clone());
-    let (step, recipe, loss) = (done.step, recipe.clone(), done.loss);
-    let state = State { step, ema_updates: step, recipe, start, labels: run.meta.label_names(), loss };
-    checkpoint::save(&run.out.join("checkpoints"), done.step, &state, &tensors)?;
-    let tensors = optimizer.parameters().named(ema.values());
-    export(&state.recipe, run, &tensors, prompts, step)
+    let state = State {
+        progress: progress.clone(),
+        recipe: recipe.clone(),
+        start: run.start.map(|start| start.fingerprint.clone()),
+        labels: run.meta.label_names(),
+    };
+    let folder = run.out.join("checkpoints");
+    let path = checkpoint::save(&folder, progress.step, run.keep, &state, &tensors)?;
+    if best {
+        checkpoint::mark_best(&folder, &path)?;
+    }
+    export(recipe, run, &optimizer.parameters().named(ema.values()), prompts, progress.step)
 }
 
 const PARAMETERS: &str = "parameters";
@@ -66,7 +69,7 @@ fn goes_on(state: &State, recipe: &Recipe, run: &Run<'_>) -> bool {
     } else {
         1.0 - recipe.decay
     };
-    let unchanged = |steps: u64| (state.step as f64) <= steps as f64 * constant;
+    let unchanged = |steps: u64| (state.progress.step as f64) <= steps as f64 * constant;
     let other_steps = Recipe { steps: recipe.steps, ..state.recipe.clone() };
     state.recipe == *recipe
         || (other_steps == *recipe && unchanged(recipe.steps) && unchanged(state.recipe.steps))
@@ -78,7 +81,7 @@ pub(super) fn restore(
     run: &Run<'_>,
     optimizer: &mut AdamW,
     ema: &mut Ema,
-) -> Result<Summary, Error> {
+) -> Result<Progress, Error> {
     let (state, tensors): (State, _) = checkpoint::load(path)?;
     let refuse = |reason| Err(Error::Checkpoint { path: path.into(), reason });
     match (&state.start, run.start) {
@@ -97,12 +100,12 @@ pub(super) fn restore(
         let (there, here) = (json(&state.recipe), json(recipe));
         return refuse(format!("made with another recipe: {there} there, {here} here"));
     }
-    optimizer.restore(state.step, &tensors)?;
-    ema.restore(state.ema_updates, &tensors)?;
+    optimizer.restore(state.progress.step, &tensors)?;
+    ema.restore(state.progress.step, &tensors)?;
     let reason = format!("{PARAMETERS} is missing");
     let saved = tensors.get(PARAMETERS).ok_or(Error::Checkpoint { path: path.into(), reason })?;
     tch::no_grad(|| optimizer.parameters().values().shallow_clone().f_copy_(saved))?;
-    Ok(Summary { step: state.step, loss: state.loss })
+    Ok(state.progress)
 }
 
 /// Writes the averaged weights as a weights folder, and a contact sheet of what they generate.

@@ -19,6 +19,24 @@ pub(super) struct Example {
     pub(super) weight: Tensor,
 }
 
+impl Example {
+    /// Parts of equal numbers of clips.
+    pub(super) fn split(&self, parts: i64) -> Vec<Self> {
+        let Self { batch: TrainingBatch { clean, noised, timesteps, labels }, target, weight } = self;
+        let clips = clean.size()[0];
+        // one weight may stand for all clips
+        let weight = weight.expand([clips, weight.size()[1], 1, 1], false);
+        let mut chunks = [clean, noised, timesteps, labels, target, &weight]
+            .map(|tensor| tensor.chunk(parts, 0).into_iter());
+        let next = |chunks: &mut std::vec::IntoIter<Tensor>| chunks.next().expect("a chunk for each part");
+        let example = |_| {
+            let [clean, noised, timesteps, labels, target, weight] = chunks.each_mut().map(next);
+            Self { batch: TrainingBatch { clean, noised, timesteps, labels }, target, weight }
+        };
+        (0..parts).map(example).collect()
+    }
+}
+
 /// Draws noise, timesteps and dropped labels, and mixes them into a batch.
 pub(super) struct Noising<'a> {
     schedule: &'a Schedule,
