@@ -13,7 +13,7 @@ use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
 use acdit_train::listing::Listing;
 use acdit_train::procedural::Procedural;
 use acdit_train::ucf101;
-use acdit_train::world_loop::{self, Recipe, Run};
+use acdit_train::world_loop::{self, Memory, Recipe, Run};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tch::Kind;
@@ -112,6 +112,24 @@ pub(crate) struct Keeping {
     pub(crate) device: DeviceChoice,
     #[command(flatten)]
     pub(crate) threads: Threads,
+}
+
+/// What may be done to need less memory.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub(crate) struct MemoryArgs {
+    /// Parts that a step's batch is computed in, one after the other: less memory, the same gradient
+    #[arg(long, default_value = "1", value_name = "PARTS")]
+    accumulate: NonZeroUsize,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more time
+    #[arg(long)]
+    recompute: bool,
+}
+
+impl From<MemoryArgs> for Memory {
+    fn from(MemoryArgs { accumulate, recompute }: MemoryArgs) -> Self {
+        Self { accumulate, recompute }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -229,13 +247,8 @@ pub(crate) struct Train {
     #[arg(long, default_value_t, help_heading = "Schedule")]
     dtype: Precision,
 
-    /// Parts that a step's batch is computed in, one after the other: less memory, the same gradient
-    #[arg(long, default_value = "1", value_name = "PARTS", help_heading = "Memory")]
-    accumulate: NonZeroUsize,
-    /// Compute activations again in the backward pass instead of keeping them: less memory, a third more time
-    #[arg(long, help_heading = "Memory")]
-    recompute: bool,
-
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     keeping: Keeping,
 }
@@ -300,8 +313,7 @@ impl Train {
             stop_at: *stop_at,
             save_every: *save_every,
             keep: *keep,
-            accumulate: self.accumulate,
-            recompute: self.recompute,
+            memory: self.memory.into(),
             device: placement.device,
             interrupt: interrupt.clone(),
         };

@@ -6,6 +6,7 @@
 //!
 //! All randomness of a step follows from (seed, step), so a resumed run repeats the uninterrupted one.
 
+mod bench;
 mod keeping;
 mod noising;
 mod progress;
@@ -21,6 +22,7 @@ use acdit_runtime::WorldMeta;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, nn};
 
+pub use self::bench::{Measured, measure};
 use self::keeping::{own_context_from, restore, save};
 use self::noising::{Example, Noising};
 use self::progress::Progress;
@@ -52,14 +54,39 @@ pub struct Run<'a> {
     pub save_every: u64,
     /// Newest checkpoints that stay on disk, beside the best one.
     pub keep: NonZeroUsize,
-    /// Backward passes of a step, each over an equal part of the batch: less memory, the same gradient to rounding.
-    pub accumulate: NonZeroUsize,
-    /// Whether the backward pass computes activations anew ([`Acdit::training_backward`]): less memory, more time.
-    pub recompute: bool,
+    /// What is done to save memory.
+    pub memory: Memory,
     /// Where to compute.
     pub device: Device,
     /// Asks the loop to save and end.
     pub interrupt: Interrupt,
+}
+
+/// How a step may do with less memory; the gradient is the same to rounding.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Backward passes of a step, each over an equal part of the batch.
+    pub accumulate: NonZeroUsize,
+    /// Whether the backward pass computes activations anew ([`Acdit::training_backward`]), which takes more time.
+    pub recompute: bool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { accumulate: NonZeroUsize::MIN, recompute: false }
+    }
+}
+
+impl Memory {
+    /// # Errors
+    /// [`Error::Options`] if the batch cannot be divided so.
+    pub(crate) fn check(self, recipe: &Recipe) -> Result<(), Error> {
+        let (batch, parts) = (recipe.batch, self.accumulate);
+        if batch.is_multiple_of(parts.get()) {
+            return Ok(());
+        }
+        Err(Error::Options(format!("a batch of {batch} clips cannot be accumulated in {parts} equal parts")))
+    }
 }
 
 /// How a run ended.
@@ -125,7 +152,7 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
             let clean = &example.batch.clean;
             example.batch.clean = tch::no_grad(|| noising.own_context(&model, clean, &labels))?;
         }
-        let loss = backward(&model, &optimizer, &example, run)?;
+        let loss = backward(&model, &optimizer, &example, run.memory)?;
         let rate = rates.rate(progress.step);
         let gradient_norm = optimizer.step(rate).map_err(|error| error.with_last_good(&checkpoints))?;
         ema.update(optimizer.parameters())?;
@@ -151,14 +178,14 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
 }
 
 /// Accumulates the gradient of an example and returns its loss.
-fn backward(model: &Acdit, optimizer: &AdamW, example: &Example, run: &Run<'_>) -> Result<f64, Error> {
-    let parts = run.accumulate.get() as i64;
+fn backward(model: &Acdit, optimizer: &AdamW, example: &Example, memory: Memory) -> Result<f64, Error> {
+    let parts = memory.accumulate.get() as i64;
     let mut sum = 0.0;
     for part in example.split(parts) {
         let loss_of = |prediction: &Tensor| {
             ((prediction - &part.target).square() * &part.weight).mean(Kind::Float) / parts
         };
-        let loss = if run.recompute {
+        let loss = if memory.recompute {
             model.training_backward(&part.batch, loss_of)?
         } else {
             let loss = loss_of(&model.training_forward(&part.batch)?);
@@ -187,10 +214,7 @@ pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     if run.start.is_some_and(same) {
         return fail(format!("{}: a run cannot go on from the weights that it writes", run.out.display()));
     }
-    if !recipe.batch.is_multiple_of(run.accumulate.get()) {
-        let (batch, parts) = (recipe.batch, run.accumulate);
-        return fail(format!("a batch of {batch} clips cannot be accumulated in {parts} equal parts"));
-    }
+    run.memory.check(recipe)?;
     let newest = checkpoint::latest(&run.out.join("checkpoints"))?;
     match (&newest, run.resume) {
         (Some(path), false) => {

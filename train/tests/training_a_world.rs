@@ -12,7 +12,7 @@ use acdit_model::{Config, Preset, weights};
 use acdit_runtime::{Session, Settings, StepInput, World, WorldMeta};
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::procedural::Procedural;
-use acdit_train::world_loop::{Recipe, Run, Summary, train};
+use acdit_train::world_loop::{Memory, Recipe, Run, Summary, train};
 use acdit_train::{Error, Interrupt, LatentBank, Start, checkpoint};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -106,8 +106,7 @@ impl Bench {
             stop_at: None,
             save_every: 7,
             keep: NonZeroUsize::new(2).unwrap(),
-            accumulate: NonZeroUsize::MIN,
-            recompute: false,
+            memory: Memory::default(),
             device: Device::Cpu,
             interrupt: Interrupt::default(),
         }
@@ -175,7 +174,7 @@ fn a_batch_in_parts_and_activations_computed_twice_give_the_same_weights() {
         [("parts", two, false), ("recomputed", NonZeroUsize::MIN, true), ("both", two, true)]
     {
         let out = bench.out(name);
-        let run = Run { accumulate, recompute, ..bench.run(&out) };
+        let run = Run { memory: Memory { accumulate, recompute }, ..bench.run(&out) };
         let summary = train(&recipe, &bench.bank, &run).unwrap();
         assert!((whole.loss.unwrap() - summary.loss.unwrap()).abs() < 1e-5, "{name}");
         let (one, other) = (&bench.state("whole")["parameters"], &bench.state(name)["parameters"]);
@@ -183,7 +182,8 @@ fn a_batch_in_parts_and_activations_computed_twice_give_the_same_weights() {
         assert!(moved < 1e-5, "{name}: a parameter is off by {moved}");
     }
     let out = bench.out("three");
-    let run = Run { accumulate: NonZeroUsize::new(3).unwrap(), ..bench.run(&out) };
+    let memory = Memory { accumulate: NonZeroUsize::new(3).unwrap(), recompute: false };
+    let run = Run { memory, ..bench.run(&out) };
     let refused = train(&recipe, &bench.bank, &run).unwrap_err().to_string();
     assert_eq!(refused, "a batch of 4 clips cannot be accumulated in 3 equal parts");
 }
