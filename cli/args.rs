@@ -195,7 +195,7 @@ impl SamplingArgs {
 pub(crate) fn parse() -> Result<(Cli, Layers), Refused> {
     let words: Vec<_> = std::env::args_os().collect();
     let file = Layers::named_by(Cli::command(), &words);
-    let layers = Layers::read(file, std::env::vars_os())?;
+    let layers = Layers::read(file, std::env::vars_os())?.with_preset(&words);
     let command = layers.command();
     let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
     let verb =

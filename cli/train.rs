@@ -20,7 +20,7 @@ use tch::Kind;
 
 use crate::args::Threads;
 use crate::output::{self, Output};
-use crate::{signals, world};
+use crate::{config, signals, world};
 
 /// Frames per block, the paper's choice.
 const FRAMES_PER_BLOCK: usize = 4;
@@ -141,8 +141,11 @@ Examples:
   acdit-world train --dataset gravity --out run                # a world like the shipped one
   acdit-world train --dataset gravity --out run --resume
   acdit-world train --dataset gravity --out run2 --from run/weights   # go on from what was learnt
-  acdit-world train --dataset ucf101 --data-dir UCF-101 --vae sd-vae --frames 16 --out run")]
+  acdit-world train --preset ucf101-xl --data-dir UCF-101 --vae sd-vae --out run   # the paper's")]
 pub(crate) struct Train {
+    /// Take all that is not said otherwise from a recipe: cli/presets/NAME.toml of the sources says what that is
+    #[arg(long, value_name = "NAME", value_parser = config::preset_names())]
+    preset: Option<String>,
     #[command(flatten)]
     data: Data,
     /// VAE folder [default: that of --from, else of the shipped world, which knows gravity only]
@@ -264,6 +267,9 @@ impl Train {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         let Keeping { out, resume, stop_at, save_every, keep, seed, device, threads } = &self.keeping;
         threads.set();
+        if let Some(preset) = &self.preset {
+            tracing::info!("preset {preset}");
+        }
         let placement = Placement::select(*device, self.dtype)?;
         let dataset = self.data.open(*seed)?;
         let vae = match (&self.vae, &self.from) {

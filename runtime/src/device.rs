@@ -261,6 +261,7 @@ pub fn cuda_memory_held(index: usize) -> Option<u64> {
     Some((total - free) as u64)
 }
 
+/// Not known in this build.
 #[cfg(not(feature = "cuda"))]
 pub fn cuda_memory_held(_index: usize) -> Option<u64> {
     None

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod optim;
 pub mod procedural;
 mod start;
+mod tensorboard;
 pub mod ucf101;
 pub mod vae_loop;
 pub mod world_loop;

@@ -189,7 +189,7 @@ pub fn train(recipe: &VaeRecipe, frames: &VaeFrames, run: &VaeRun<'_>) -> Result
             mean = losses.iter().sum::<f64>() / losses.len() as f64;
             let (rate, seconds) = (rates.rate(step - 1), since.elapsed().as_secs_f64());
             let seconds_per_step = seconds / losses.len() as f64;
-            log.record(&Record { step, loss: mean, gradient_norm, rate, seconds_per_step })?;
+            log.record(step, &Record { step, loss: mean, gradient_norm, rate, seconds_per_step })?;
             log.progress(step, format!("loss {mean:.4}"));
             losses.clear();
             since = Instant::now();

@@ -161,7 +161,7 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         if step % LOG_EVERY == 0 || step == end {
             let seconds_per_step = since.elapsed().as_secs_f64() / progress.unlogged.len() as f64;
             let (loss, lowest) = progress.log();
-            log.record(&Record { step, loss, gradient_norm, rate, seconds_per_step })?;
+            log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step })?;
             log.progress(step, format!("loss {loss:.4}"));
             if let Some(lowest) = lowest.filter(|lowest| loss > EXPLODED * lowest) {
                 let reason = format!("the loss is {loss:.3e}, at its lowest it was {lowest:.3e}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use acdit_codec::vae::Vae;
-use acdit_codec::{color, still};
+use acdit_codec::{Frame, color, still};
 use acdit_model::diffusion::SchedulerConfig;
 use acdit_runtime::{Session, Settings, StepInput, World, WorldFolder};
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ use crate::checkpoint::{self, write_atomically};
 use crate::optim::{AdamW, Ema};
 
 const SAMPLE_BLOCKS: usize = 16;
+/// Pixels down that a film of samples has at least.
+#[cfg(feature = "video")]
+const SAMPLE_HEIGHT: u32 = 256;
 
 #[derive(Serialize, Deserialize)]
 struct State {
@@ -108,7 +111,8 @@ pub(super) fn restore(
     Ok(state.progress)
 }
 
-/// Writes the averaged weights as a weights folder, and a contact sheet of what they generate.
+/// Writes the averaged weights as a weights folder, and what they generate as a contact sheet and, in a build with FFmpeg, a
+/// film.
 fn export(
     recipe: &Recipe,
     run: &Run<'_>,
@@ -128,14 +132,31 @@ fn export(
         prompts,
     }
     .write(&folder)?;
-    let sheet = sample(&folder, run.device)?;
+    let frames = sample(&folder, run.device)?;
     let samples = run.out.join("samples");
     std::fs::create_dir_all(&samples).map_err(|e| Error::io(&samples, e))?;
-    write_atomically(&samples.join(format!("step-{step:08}.png")), &still::png(&sheet)?)
+    let sheet = still::contact_sheet(&frames, 2 * recipe.model.frames_per_block as usize)?;
+    let path = samples.join(format!("step-{step:08}.png"));
+    write_atomically(&path, &still::png(&sheet)?)?;
+    #[cfg(feature = "video")]
+    film(&path.with_extension("mp4"), &frames, run.meta.fps)?;
+    Ok(())
 }
 
-/// Two blocks a row, the labels taken in turn, from the very path that serves.
-fn sample(folder: &Path, device: Device) -> Result<acdit_codec::Frame, Error> {
+#[cfg(feature = "video")]
+fn film(path: &Path, frames: &[Frame], frames_per_second: f64) -> Result<(), Error> {
+    use acdit_codec::video::{FileConfig, FileWriter};
+
+    let Some(source) = frames.first().map(Frame::size) else { return Ok(()) };
+    // H.264 wants even sides, eyes want large ones
+    let scale = 2 * SAMPLE_HEIGHT.div_ceil(2 * source.height);
+    let mut film = FileWriter::create(path, &FileConfig { source, scale, frames_per_second, quality: 16 })?;
+    frames.iter().try_for_each(|frame| film.write(frame))?;
+    Ok(film.finish()?)
+}
+
+/// Frames by the very path that serves, the labels taken in turn.
+fn sample(folder: &Path, device: Device) -> Result<Vec<Frame>, Error> {
     let world = World::load(folder, device, Kind::Float)?;
     let decoder = Vae::load(&folder.join("vae"), device, Kind::Float)?.decoder;
     let mut session = Session::prompted(&world, Settings::of(&world, 0))?;
@@ -146,6 +167,5 @@ fn sample(folder: &Path, device: Device) -> Result<acdit_codec::Frame, Error> {
         let latents = session.step(&world, &input)?.latents;
         frames.extend(color::to_frames(&decoder.decode(&latents.to_device(device))?)?);
     }
-    let columns = 2 * world.model.config().frames_per_block as usize;
-    Ok(still::contact_sheet(&frames, columns)?)
+    Ok(frames)
 }
