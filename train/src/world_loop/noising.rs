@@ -1,7 +1,7 @@
 //! What a step is shown: noise, timesteps, dropped labels and a stream's context, mixed into a batch of latents.
 
 use acdit_model::diffusion::{Prediction, Schedule};
-use acdit_model::{Acdit, Patcher, TrainingBatch};
+use acdit_model::{Acdit, Patcher, RopeKind, TrainingBatch};
 use tch::{Device, Kind, Tensor};
 
 use super::Recipe;
@@ -79,7 +79,10 @@ impl<'a> Noising<'a> {
         let noise = clean.randn_like();
         let context =
             clean.rand_like().narrow(1, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1) * self.recipe.context_noise;
-        let dropped = Tensor::rand([n, t], (Kind::Float, self.device)).lt(self.recipe.label_dropout);
+        // published weights never saw a label switch within a clip
+        let published = self.recipe.model.rope == RopeKind::Published;
+        let dropped = Tensor::rand([n, if published { 1 } else { t }], (Kind::Float, self.device));
+        let dropped = dropped.lt(self.recipe.label_dropout);
         let batch = TrainingBatch {
             noised: &clean * &alpha + &noise * &sigma,
             labels: labels.masked_fill(&dropped, self.recipe.model.num_classes),
@@ -149,19 +152,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn own_context_replaces_blocks_of_the_first_clips_and_no_first_block() {
-        let model = Config {
-            hidden_size: 32,
-            num_layers: 1,
-            num_attention_heads: 2,
-            intermediate_size: 64,
-            axis_lengths: vec![16, 2, 2],
-            nd_split: vec![2, 1, 1],
-            context_window: Some(2),
-            ..Config::video(Preset::B, 32, 5)
-        };
-        let recipe = Recipe {
+    fn recipe(model: Config) -> Recipe {
+        Recipe {
             model,
             prediction: Prediction::Sample,
             blocks: 6,
@@ -177,7 +169,40 @@ mod tests {
             ema: 0.0,
             bf16: false,
             seed: 0,
+        }
+    }
+
+    #[test]
+    fn labels_are_dropped_by_block_but_by_clip_for_published_weights() {
+        for (rope, mixed) in [(RopeKind::Axial, true), (RopeKind::Published, false)] {
+            let recipe =
+                Recipe { label_dropout: 0.5, ..recipe(Config { rope, ..Config::video(Preset::B, 32, 5) }) };
+            let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction)).unwrap();
+            let [frames, c, h, w] = recipe.model.block_shape();
+            let latents = Tensor::zeros([64, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
+            let labels = Tensor::full([64, 6], 3, (Kind::Int64, Device::Cpu));
+            let example = Noising::new(&schedule, &recipe, Device::Cpu).batch(0, &latents, &labels);
+            let labels: Vec<Vec<i64>> = Vec::try_from(&example.batch.labels).unwrap();
+            let kept = labels.iter().flatten().filter(|&&label| label == 3).count();
+            assert!(labels.iter().flatten().all(|&label| label == 3 || label == 5));
+            assert!((64..320).contains(&kept), "{kept} of 384 are kept");
+            assert_eq!(labels.iter().any(|clip| clip.iter().any(|&label| label != clip[0])), mixed);
+        }
+    }
+
+    #[test]
+    fn own_context_replaces_blocks_of_the_first_clips_and_no_first_block() {
+        let model = Config {
+            hidden_size: 32,
+            num_layers: 1,
+            num_attention_heads: 2,
+            intermediate_size: 64,
+            axis_lengths: vec![16, 2, 2],
+            nd_split: vec![2, 1, 1],
+            context_window: Some(2),
+            ..Config::video(Preset::B, 32, 5)
         };
+        let recipe = recipe(model);
         let vs = nn::VarStore::new(Device::Cpu);
         let network = Acdit::new(&vs.root(), &recipe.model, Kind::Float).unwrap();
         let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction)).unwrap();
