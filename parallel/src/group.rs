@@ -21,7 +21,7 @@ const INTERFACE: &str = "GLOO_SOCKET_IFNAME";
 /// The processes that train together. All must make the same calls in the same order; each call takes effect in place and ends in an
 /// error once another process is gone, at the latest after the group's timeout.
 ///
-/// Clones are handles to one group.
+/// Tensors on a GPU travel through the CPU's memory. Clones are handles to one group.
 #[derive(Debug, Clone)]
 pub struct Group {
     rank: usize,
@@ -83,7 +83,7 @@ impl Group {
     /// Begins to replace `tensor` by its sum over all processes; it must not be read before [`Pending::wait`].
     ///
     /// # Errors
-    /// [`Error::Lost`]; [`Error::Torch`] for a tensor that is not contiguous or not on the CPU.
+    /// [`Error::Lost`]; [`Error::Torch`] for a tensor that is not contiguous.
     pub fn start_sum(&self, tensor: &Tensor) -> Result<Pending, Error> {
         self.start(tensor, |gloo, tensor, out| {
             // SAFETY: the group lives as long as `gloo`, which is locked, and `tensor` is a live tensor
@@ -99,6 +99,36 @@ impl Group {
         self.start_sum(tensor)?.wait()?;
         let _ = tch::no_grad(|| tensor.shallow_clone().f_div_scalar_(self.world as f64))?;
         Ok(())
+    }
+
+    /// The mean of each number over all processes.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn mean<const N: usize>(&self, numbers: [f64; N]) -> Result<[f64; N], Error> {
+        let tensor = Tensor::from_slice(&numbers);
+        self.average(&tensor)?;
+        let mut mean = [0.0; N];
+        tensor.f_copy_data(&mut mean, N)?;
+        Ok(mean)
+    }
+
+    /// Whether these are also process 0's bytes, of which it must have as many.
+    ///
+    /// # Errors
+    /// [`Error::Lost`].
+    pub fn agrees(&self, bytes: &[u8]) -> Result<bool, Error> {
+        let theirs = Tensor::from_slice(bytes);
+        self.broadcast(&theirs)?;
+        Ok(theirs == Tensor::from_slice(bytes))
+    }
+
+    /// Of `rows`, (N, …), those of this process: from its rank on, every how many-th there are processes.
+    pub fn rows_of(&self, rows: &Tensor) -> Tensor {
+        if self.world == 1 {
+            return rows.shallow_clone();
+        }
+        rows.slice(0, self.rank as i64, None, self.world as i64)
     }
 
     /// Replaces `tensor` by that of process 0.
@@ -126,16 +156,18 @@ impl Group {
         tensor: &Tensor,
         call: impl Fn(*mut RawGroup, *const torch_sys::C_tensor, *mut *mut RawWork) -> Result<(), String>,
     ) -> Result<Pending, Error> {
-        let Some(gloo) = &self.gloo else {
-            return Ok(Pending { group: self.clone(), work: ptr::null_mut() });
-        };
-        if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
-            return Err(Error::Torch("only contiguous tensors on the CPU travel between processes".into()));
+        let mut pending = Pending { group: self.clone(), work: ptr::null_mut(), through: None };
+        let Some(gloo) = &self.gloo else { return Ok(pending) };
+        if !tensor.is_contiguous() {
+            return Err(Error::Torch("only contiguous tensors travel between processes".into()));
         }
-        let mut work = ptr::null_mut();
+        let travels = tensor.f_to_device(Device::Cpu)?;
         let raw = gloo.raw.lock().unwrap_or_else(PoisonError::into_inner);
-        call(*raw, tensor.as_ptr(), &mut work).map_err(|reason| self.lost(reason))?;
-        Ok(Pending { group: self.clone(), work })
+        call(*raw, travels.as_ptr(), &mut pending.work).map_err(|reason| self.lost(reason))?;
+        if tensor.device() != Device::Cpu {
+            pending.through = Some((travels, tensor.shallow_clone()));
+        }
+        Ok(pending)
     }
 
     fn lost(&self, reason: String) -> Error {
@@ -153,6 +185,8 @@ pub struct Pending {
     group: Group,
     /// Null in a group of one.
     work: *mut RawWork,
+    /// A copy in the CPU's memory, and the tensor that it is copied to in the end.
+    through: Option<(Tensor, Tensor)>,
 }
 
 // SAFETY: c10d's work objects are made to be waited for on any thread
@@ -163,12 +197,17 @@ impl Pending {
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub fn wait(self) -> Result<(), Error> {
+    pub fn wait(mut self) -> Result<(), Error> {
         if self.work.is_null() {
             return Ok(());
         }
         // SAFETY: the work is freed by `drop` only
-        unsafe { shim::checked(shim::acdit_work_wait(self.work)) }.map_err(|reason| self.group.lost(reason))
+        unsafe { shim::checked(shim::acdit_work_wait(self.work)) }
+            .map_err(|reason| self.group.lost(reason))?;
+        if let Some((copy, mut tensor)) = self.through.take() {
+            tch::no_grad(|| tensor.f_copy_(&copy))?;
+        }
+        Ok(())
     }
 }
 
