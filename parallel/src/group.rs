@@ -113,14 +113,15 @@ impl Group {
         Ok(mean)
     }
 
-    /// Whether these are also process 0's bytes, of which it must have as many.
+    /// Whether all processes have the same bytes; they must have as many.
     ///
     /// # Errors
     /// [`Error::Lost`].
-    pub fn agrees(&self, bytes: &[u8]) -> Result<bool, Error> {
+    pub fn agree(&self, bytes: &[u8]) -> Result<bool, Error> {
         let theirs = Tensor::from_slice(bytes);
         self.broadcast(&theirs)?;
-        Ok(theirs == Tensor::from_slice(bytes))
+        let differs = theirs != Tensor::from_slice(bytes);
+        Ok(self.mean([f64::from(u8::from(differs))])? == [0.0])
     }
 
     /// Of `rows`, (N, …), those of this process: from its rank on, every how many-th there are processes.
@@ -128,7 +129,7 @@ impl Group {
         if self.world == 1 {
             return rows.shallow_clone();
         }
-        rows.slice(0, self.rank as i64, None, self.world as i64)
+        rows.slice(0, self.rank as i64, None, self.world as i64).contiguous()
     }
 
     /// Replaces `tensor` by that of process 0.

@@ -80,6 +80,12 @@ fn together(group: &Group) {
     let error =
         group.start_sum(&Tensor::ones([2, 3], (Kind::Float, Device::Cpu)).transpose(0, 1)).unwrap_err();
     assert!(error.to_string().contains("contiguous"), "{error}");
+    assert_eq!(group.mean([3.0, rank]).unwrap(), [3.0, 0.5]);
+    assert!(group.agree(b"same").unwrap() && !group.agree(&[group.rank() as u8]).unwrap());
+    assert_eq!(
+        numbers(&group.rows_of(&Tensor::from_slice(&[0i64, 1, 2, 3, 4, 5]))),
+        [0.0, 2.0, 4.0].map(|row| row + rank)
+    );
 
     // three variables in one buffer and two buckets; the second variable is in no loss
     let vs = nn::VarStore::new(Device::Cpu);

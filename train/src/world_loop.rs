@@ -204,12 +204,12 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
 fn check_agreement(recipe: &Recipe, step: u64, run: &Run<'_>) -> Result<(), Error> {
     let start = run.start.map(|start| &start.fingerprint);
     let own = serde_json::json!([recipe, step, start, run.stop_at, run.save_every]).to_string();
-    if run.group.agrees(blake3::hash(own.as_bytes()).as_bytes())? {
+    if run.group.agree(blake3::hash(own.as_bytes()).as_bytes())? {
         return Ok(());
     }
-    let rank = run.group.rank();
+    let (rank, world) = (run.group.rank(), run.group.world());
     Err(Error::Options(format!(
-        "process {rank} has other flags or another checkpoint (step {step}) than process 0"
+        "the {world} processes were not all started with the same flags, or found other checkpoints: {rank} is at step {step}"
     )))
 }
 
