@@ -13,6 +13,7 @@ use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
     bench, check, completions, continuation, convert, eval, generate, plot, serve, train, train_vae, verify,
+    watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -49,6 +50,10 @@ Examples:
 pub(crate) enum Verb {
     /// Stream a world to the browser: steer, pause, restart, continue a clip
     Serve(serve::Serve),
+    /// Watch a stream without a browser, and measure how evenly it comes
+    Watch(watch::Watch),
+    /// Watch a stream many times over
+    Loadtest(watch::Loadtest),
     /// Write a generated clip, or a picture, to a file
     Generate(generate::Generate),
     /// Write a clip's last frames and how the world goes on from them

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod cadence;
 mod check;
 mod completions;
 mod config;
@@ -14,12 +15,14 @@ mod film;
 mod generate;
 mod output;
 mod plot;
+mod recording;
 mod serve;
 mod signals;
 mod source;
 mod train;
 mod train_vae;
 mod verify;
+mod watch;
 mod world;
 
 use std::process::ExitCode;
@@ -44,6 +47,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> {
     match cli.verb {
         Verb::Serve(verb) => verb.run(output),
+        Verb::Watch(verb) => verb.run(output),
+        Verb::Loadtest(verb) => verb.run(output),
         Verb::Generate(verb) => verb.run(output),
         Verb::Continue(verb) => verb.run(output),
         Verb::Train(verb) => verb.run(output),

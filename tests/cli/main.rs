@@ -9,3 +9,4 @@ mod making;
 mod refusals;
 mod serving;
 mod training;
+mod watching;

@@ -8,7 +8,7 @@ use acdit_io::{Client, Event, Kind, Request};
 use crate::harness::Folder;
 
 /// Starts a server on a free port; returns its address once it has printed it.
-fn serve(folder: &Folder, more: &[&str]) -> (Child, String) {
+pub(crate) fn serve(folder: &Folder, more: &[&str]) -> (Child, String) {
     let words = [&["serve", "--weights", "world", "--port", "0"], more].concat();
     let mut server = folder.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -27,7 +27,7 @@ fn words_of(server: &mut Child) -> String {
     words
 }
 
-fn end(mut server: Child, signal: &str) {
+pub(crate) fn end(mut server: Child, signal: &str) {
     let sent = Command::new("kill").args([signal, &server.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let status = server.wait().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source ──► Decoder ──► frames          frames ──► Encoder    ──► access units (live)
-//! (path or bytes)                               └─► FileWriter ──► an MP4 file
+//! (path or bytes)                               └─► FileWriter ──► an MP4 file ◄── Remuxer ◄── access units
 //! ```
 //! A [`Decoder`] reads one clip: which containers and codecs are accepted is fixed in `source`, when each output frame
 //! is taken in `timeline`, how its pixels are cropped, turned and coloured in `picture` and `scale`. [`Encoder`] and
@@ -15,6 +15,7 @@ mod decode;
 mod encode;
 mod file;
 mod picture;
+mod remux;
 mod scale;
 mod source;
 mod timeline;
@@ -27,6 +28,7 @@ use ffmpeg_next as ffmpeg;
 pub use self::decode::{Clip, DecodeOptions, Decoder, Info, decode, decode_last, probe};
 pub use self::encode::{AccessUnit, Encoder, EncoderConfig};
 pub use self::file::{FileConfig, FileWriter};
+pub use self::remux::Remuxer;
 pub use self::source::{Limits, Source};
 use crate::{Error, Size};
 
