@@ -16,6 +16,9 @@ struct Findings {
     versions: BTreeMap<&'static str, String>,
     /// The shipped weights, if they are found.
     weights: Option<std::path::PathBuf>,
+    /// What confines the decoder of uploads, or why nothing does.
+    #[cfg(feature = "video")]
+    uploads: Result<acdit_sandbox::Layers, String>,
 }
 
 pub(crate) fn run(output: Output) -> anyhow::Result<()> {
@@ -25,13 +28,19 @@ pub(crate) fn run(output: Output) -> anyhow::Result<()> {
         .extend(report.libraries.iter().filter_map(|library| Some((library.name, library.version.clone()?))));
     #[cfg(feature = "video")]
     versions.extend(acdit_codec::video::libraries());
-    let findings = Findings { report, versions, weights: world::shipped().ok() };
+    let findings = Findings {
+        report,
+        versions,
+        weights: world::shipped().ok(),
+        #[cfg(feature = "video")]
+        uploads: crate::uploads::layers(),
+    };
     output.print(&findings, || findings.text())
 }
 
 impl Findings {
     fn text(&self) -> String {
-        let Self { report, versions, weights } = self;
+        let Self { report, versions, weights, .. } = self;
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             // Writing to a string cannot fail.
@@ -64,6 +73,15 @@ impl Findings {
         }
         let missing = || "not found".to_owned();
         line("weights", weights.as_ref().map_or_else(missing, |weights| weights.display().to_string()));
+        #[cfg(feature = "video")]
+        line(
+            "uploads",
+            match &self.uploads {
+                Ok(layers) if layers.suffice() => format!("confined: {layers}"),
+                Ok(layers) => format!("refused, nothing would confine their decoder: {layers}"),
+                Err(error) => format!("refused, nothing would confine their decoder: {error}"),
+            },
+        );
         text.truncate(text.trim_end().len());
         text
     }

@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    setrlimit,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +106,20 @@ pub fn confine(allowance: Allowance) -> Result<Layers, Error> {
     // Last, as none of the above is on its list. Kernels without it, and containers that forbid it, refuse.
     let seccomp = filter::apply().is_ok();
     Ok(Layers { landlock, seccomp })
+}
+
+/// Ends this process as soon as the thread that started it, in process `parent`, is gone. Kept when confined.
+///
+/// # Errors
+/// [`Error::Confine`] if it is gone already.
+pub fn die_with_parent(parent: u32) -> Result<(), Error> {
+    let failed = |source| Error::Confine { step: "die with the parent", source };
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(error.into()))?;
+    // A parent that died before the call above has sent nothing.
+    if std::os::unix::process::parent_id() != parent {
+        return Err(failed(io::Error::other("it is gone already")));
+    }
+    Ok(())
 }
 
 /// Address space in use, in bytes (proc(5), statm).

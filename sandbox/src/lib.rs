@@ -14,6 +14,6 @@ mod error;
 mod filter;
 mod worker;
 
-pub use confine::{Allowance, Landlock, Layers, confine};
+pub use confine::{Allowance, Landlock, Layers, confine, die_with_parent};
 pub use error::Error;
 pub use worker::{Finished, Patience, Worker};
