@@ -16,9 +16,39 @@ struct Findings {
     versions: BTreeMap<&'static str, String>,
     /// The shipped weights, if they are found.
     weights: Option<std::path::PathBuf>,
-    /// What confines the decoder of uploads, or why nothing does.
     #[cfg(feature = "video")]
-    uploads: Result<acdit_sandbox::Layers, String>,
+    uploads: Sandbox,
+}
+
+/// What confines the decoder of uploads.
+#[cfg(feature = "video")]
+#[derive(Debug, Serialize)]
+struct Sandbox {
+    /// Whether that is enough to decode them.
+    suffices: bool,
+    #[serde(flatten)]
+    layers: Option<acdit_sandbox::Layers>,
+    /// Why no process could be confined.
+    problem: Option<String>,
+}
+
+#[cfg(feature = "video")]
+impl Sandbox {
+    fn found() -> Self {
+        match crate::uploads::layers() {
+            Ok(layers) => Self { suffices: layers.suffice(), layers: Some(layers), problem: None },
+            Err(problem) => Self { suffices: false, layers: None, problem: Some(problem) },
+        }
+    }
+
+    fn text(&self) -> String {
+        let found = self.layers.map(|layers| layers.to_string()).or(self.problem.clone()).unwrap_or_default();
+        if self.suffices {
+            format!("confined: {found}")
+        } else {
+            format!("refused, as no sandbox is here: {found}")
+        }
+    }
 }
 
 pub(crate) fn run(output: Output) -> anyhow::Result<()> {
@@ -33,7 +63,7 @@ pub(crate) fn run(output: Output) -> anyhow::Result<()> {
         versions,
         weights: world::shipped().ok(),
         #[cfg(feature = "video")]
-        uploads: crate::uploads::layers(),
+        uploads: Sandbox::found(),
     };
     output.print(&findings, || findings.text())
 }
@@ -74,14 +104,7 @@ impl Findings {
         let missing = || "not found".to_owned();
         line("weights", weights.as_ref().map_or_else(missing, |weights| weights.display().to_string()));
         #[cfg(feature = "video")]
-        line(
-            "uploads",
-            match &self.uploads {
-                Ok(layers) if layers.suffice() => format!("confined: {layers}"),
-                Ok(layers) => format!("refused, nothing would confine their decoder: {layers}"),
-                Err(error) => format!("refused, nothing would confine their decoder: {error}"),
-            },
-        );
+        line("uploads", self.uploads.text());
         text.truncate(text.trim_end().len());
         text
     }

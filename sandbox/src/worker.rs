@@ -185,7 +185,10 @@ impl Pipe {
 /// A file in memory with these bytes, at its start, which can neither be written nor cut any more.
 fn sealed(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(memfd_create("clip", flags)?);
+    // Some systems demand that it can never be executed; kernels before 6.3 do not know the flag.
+    let created =
+        memfd_create("clip", flags | MemfdFlags::NOEXEC_SEAL).or_else(|_| memfd_create("clip", flags));
+    let mut file = File::from(created?);
     file.write_all(bytes)?;
     file.rewind()?;
     fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;

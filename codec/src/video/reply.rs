@@ -126,6 +126,9 @@ fn reason_of(number: u32) -> Result<Option<Reason>, Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     const SIZE: Size = Size { width: 2, height: 1 };
@@ -157,6 +160,16 @@ mod tests {
         assert_eq!(Reason::from(&large), Reason::TooLarge);
         assert_eq!(Reason::from(&Error::ClipCodec { clip: clip(), codec: "x" }), Reason::Codec);
         assert_eq!(Reason::from(&Error::NoFrames), Reason::Failed);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..64), sound in any::<bool>()) {
+            let start = if sound { written(&Reply::Frames(frames(1)))[..8].to_vec() } else { Vec::new() };
+            if let Ok(Reply::Frames(frames)) = Reply::read(&[start, bytes].concat(), SIZE, 4) {
+                prop_assert!((1..=4).contains(&frames.len()));
+            }
+        }
     }
 
     #[test]
