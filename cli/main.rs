@@ -8,6 +8,8 @@ mod completions;
 mod config;
 mod continuation;
 mod convert;
+#[cfg(feature = "video")]
+mod decode_upload;
 mod doctor;
 mod eval;
 mod failure;
@@ -21,6 +23,7 @@ mod signals;
 mod source;
 mod train;
 mod train_vae;
+mod uploads;
 mod verify;
 mod watch;
 mod world;
@@ -33,6 +36,11 @@ use crate::args::{Cli, Verb};
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    // Before all else: this process is to hold as little as possible when it meets a stranger's clip.
+    #[cfg(feature = "video")]
+    if let Some(words) = decode_upload::asked() {
+        return decode_upload::run(words);
+    }
     device::spin_briefly();
     device::keep_freed_memory();
     output::log_to_stderr();

@@ -6,7 +6,10 @@ mod configuration;
 mod harness;
 mod judging;
 mod making;
+#[path = "../old_kernel/mod.rs"]
+mod old_kernel;
 mod refusals;
 mod serving;
 mod training;
+mod uploading;
 mod watching;
