@@ -197,3 +197,64 @@ fn numbers(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
 fn tensor(numbers: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(numbers).view(&shape.iter().map(|&length| length as i64).collect::<Vec<_>>()[..])
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::listing::Split;
+
+    /// Clips of that many blocks of one number each, which counts on from clip to clip; a clip's label is its place.
+    pub(crate) fn counting(blocks: &[usize]) -> LatentBank {
+        let description = Description {
+            dataset: "counting".into(),
+            labels: (0..blocks.len()).map(|label| label.to_string()).collect(),
+            fps: 1.0,
+            seed: None,
+            list: None,
+            fold: None,
+            split: Split::Train,
+            mirrored: false,
+            width: 1,
+            height: 1,
+            frame_interval: 1,
+            frames_per_block: 1,
+            blocks: 1,
+        };
+        let mut numbers = 0u8..;
+        let mut clip = |(label, &blocks): (usize, &usize)| {
+            let mean =
+                numbers.by_ref().take(blocks).flat_map(|number| f32::from(number).to_le_bytes()).collect();
+            let latents = Latents { mean: Numbers::Owned(mean), std: None };
+            Clip { labels: vec![label as i64; blocks], block: [1; 4], latents, mirrored: None }
+        };
+        LatentBank::new(description, blocks.iter().enumerate().map(&mut clip).collect())
+    }
+
+    #[test]
+    fn windows_of_all_clips_are_equally_likely() {
+        let bank = counting(&[3, 1, 4]);
+        let (latents, labels) = bank.batch(1, 0, 5000, 2).unwrap();
+        assert_eq!((latents.size(), labels.size()), (vec![5000, 2, 1, 1, 1, 1], vec![5000, 2]));
+        let latents = Vec::<Vec<f32>>::try_from(latents.view([5000, 2])).unwrap();
+        let labels = Vec::<Vec<i64>>::try_from(labels).unwrap();
+        let starts = [(0.0, 0), (1.0, 0), (4.0, 2), (5.0, 2), (6.0, 2)];
+        for (start, label) in starts {
+            let drawn = latents.iter().zip(&labels).filter(|(window, _)| window[0] == start);
+            let right =
+                drawn.filter(|(window, labels)| window[1] == start + 1.0 && **labels == [label, label]);
+            let count = right.count();
+            assert!((900..1100).contains(&count), "{start}: {count} of 5000");
+        }
+        assert!(bank.batch(1, 0, 1, 5).unwrap_err().to_string().contains("none of 3 clips has 5 blocks"));
+    }
+
+    #[test]
+    fn prompts_are_the_beginnings_of_clips_that_are_long_enough() {
+        let bank = counting(&[3, 1, 4]);
+        let prompts = bank.prompts(5, 2).unwrap();
+        assert_eq!(prompts.size(), [2, 2, 1, 1, 1]);
+        assert_eq!(Vec::<f32>::try_from(prompts.view([-1])).unwrap(), [0.0, 1.0, 4.0, 5.0]);
+        assert_eq!(bank.prompts(1, 2).unwrap().size()[0], 1);
+        assert!(bank.prompts(5, 5).is_none() && bank.prompts(0, 1).is_none());
+    }
+}

@@ -89,3 +89,27 @@ pub(crate) fn difference<T: Serialize>(there: &T, here: &T) -> Option<String> {
     let told: Vec<String> = told.collect();
     (!told.is_empty()).then(|| told.join("; "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bank::tests::counting;
+
+    #[test]
+    fn differences_are_named_and_long_values_are_not_quoted() {
+        let there = counting(&[1]).description().clone();
+        assert_eq!(difference(&there, &there.clone()), None);
+        let list = Some("0123456789".repeat(6));
+        let here = Description { width: 128, list, fps: 2.0, ..there.clone() };
+        let told = difference(&there, &here).unwrap();
+        assert_eq!(told, "fps 1.0 there, 2.0 here; other list; width 1 there, 128 here");
+    }
+
+    #[test]
+    fn data_come_back_from_json_as_they_were() {
+        let data = Data { description: counting(&[1, 2]).description().clone(), clips: 2, vae: "f00".into() };
+        let json = serde_json::to_string(&data).unwrap();
+        assert_eq!(serde_json::from_str::<Data>(&json).unwrap(), data);
+        assert!(json.contains("\"clips\":2,\"vae\":\"f00\""), "{json}");
+    }
+}

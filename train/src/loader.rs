@@ -73,3 +73,28 @@ impl Drop for Loader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bank::tests::counting;
+
+    #[test]
+    fn batches_come_in_order_from_any_step_on() {
+        let bank = counting(&[30, 20]);
+        for first in [0, 7] {
+            let mut loader = Loader::new(&bank, 5, first, 4, 3).unwrap();
+            for step in first..first + 9 {
+                assert_eq!(loader.next_batch().unwrap(), bank.batch(5, step, 4, 3).unwrap(), "step {step}");
+            }
+            assert!(loader.take_wait() > Duration::ZERO && loader.take_wait() == Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_said_once_and_ends_it() {
+        let mut loader = Loader::new(&counting(&[2]), 0, 0, 4, 3).unwrap();
+        assert!(loader.next_batch().unwrap_err().to_string().contains("has 3 blocks"));
+        assert!(loader.next_batch().unwrap_err().to_string().contains("no more batches"));
+    }
+}
