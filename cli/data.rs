@@ -55,6 +55,11 @@ enum DatasetArg {
 }
 
 impl Data {
+    /// Whether there is a dataset at all.
+    pub(crate) fn is_named(&self) -> bool {
+        self.dataset.is_some()
+    }
+
     /// `seed` is that of procedural clips.
     pub(crate) fn open(&self, seed: u64) -> anyhow::Result<Dataset> {
         let dataset = self.dataset.context("--dataset is missing: gravity, maze, ucf101 or folder")?;

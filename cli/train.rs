@@ -301,6 +301,9 @@ impl Train {
             }
             return Ok(Material::Shards(shards));
         }
+        if !self.data.is_named() {
+            bail!("what to learn from is missing: --dataset NAME, or --latents DIR of `encode`");
+        }
         let dataset = self.data.open(seed)?;
         Ok(Material::Dataset(if self.flip { dataset.with_mirrored()? } else { dataset }))
     }
