@@ -225,6 +225,7 @@ impl Train {
             tracing::info!("preset {preset}");
         }
         let placement = Placement::select(*device, self.dtype)?;
+        let blocks = data::blocks(self.frames)?;
         let material = self.material(*seed)?;
         let vae = self.vae_of(&material)?;
         let meta = material.meta();
@@ -242,7 +243,7 @@ impl Train {
         let recipe = Recipe {
             model,
             prediction,
-            blocks: data::blocks(self.frames)?,
+            blocks,
             batch: self.batch,
             steps: self.steps,
             rate: self.rate,
@@ -329,7 +330,6 @@ impl Train {
         start: Option<&mut Start>,
     ) -> anyhow::Result<(Config, Prediction)> {
         let (resolution, downsampling) = (i64::from(resolution), vae.downsampling());
-        data::blocks(self.frames)?;
         if let Some(start) = start {
             let sides = [start.model.sample_height, start.model.sample_width].map(|side| side * downsampling);
             if sides != [resolution; 2] || start.model.frames_per_block != FRAMES_PER_BLOCK as i64 {
