@@ -20,7 +20,7 @@ use crate::signals;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Whatever ends it, the same command goes on with it. DIR/skipped.jsonl lists clips that cannot be
-used. DIR is all that `train --latents DIR` needs: it holds a copy of the VAE, too.
+used, which are not tried again. DIR is all that `train --latents DIR` needs: it holds a copy of the VAE, too.
 
 Examples:
   acdit-world encode --dataset gravity --out latents

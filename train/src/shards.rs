@@ -133,13 +133,12 @@ pub fn encode(job: &Job<'_>, mut progress: impl FnMut(usize, usize)) -> Result<S
         });
         match ran {
             Err(Error::Interrupted) => writer.write(false)?,
+            // nothing is noted: the clips may be there the next time
+            Ok(()) if writer.clips() == 0 => return Err(nothing_usable(&writer.skipped)),
             ran => ran.and_then(|()| writer.write(true))?,
         }
     }
     let Writer { manifest, skipped, .. } = writer;
-    if manifest.complete && manifest.clips == 0 {
-        return Err(nothing_usable(&skipped));
-    }
     let Manifest { clips, shards, complete, .. } = manifest;
     Ok(Summary { clips, skipped: skipped.len(), shards, complete })
 }

@@ -232,6 +232,17 @@ fn what_does_not_belong_to_the_shards_is_refused() {
 }
 
 #[test]
+fn clips_that_were_not_there_yet_are_looked_for_again() {
+    let bench = bench();
+    let (clips, elsewhere) = (bench.path("UCF-101"), bench.path("elsewhere"));
+    fs::rename(&clips, &elsewhere).unwrap();
+    let text = bench.encode(&bench.dataset, "tiny", "out").unwrap_err().to_string();
+    assert!(text.starts_with("none of 5 listed clips can be used"), "{text}");
+    fs::rename(&elsewhere, &clips).unwrap();
+    assert_eq!(bench.encode(&bench.dataset, "tiny", "out").unwrap().clips, 2);
+}
+
+#[test]
 fn procedural_worlds_have_no_mirror_image() {
     use acdit_train::dataset::Source;
     use acdit_train::procedural::Procedural;
