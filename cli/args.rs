@@ -12,8 +12,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
-    bench, check, completions, continuation, convert, eval, generate, plot, serve, train, train_vae, verify,
-    watch,
+    bench, check, completions, continuation, convert, encode, eval, generate, plot, serve, train, train_vae,
+    verify, watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -62,6 +62,8 @@ pub(crate) enum Verb {
     Train(train::Train),
     /// Train the VAE under a world
     TrainVae(train_vae::TrainVae),
+    /// Encode a dataset once, for any number of trainings
+    Encode(encode::Encode),
     Convert(convert::Convert),
     Verify(verify::Verify),
     /// Say what this machine can compute on, and with which libraries

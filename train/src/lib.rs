@@ -3,15 +3,19 @@
 mod bank;
 pub mod checkpoint;
 pub mod dataset;
+mod description;
+mod encoding;
 mod error;
 pub mod gravity;
 mod interrupt;
 pub mod listing;
+mod loader;
 pub mod log;
 pub mod maze;
 pub mod metrics;
 pub mod optim;
 pub mod procedural;
+pub mod shards;
 mod start;
 mod tensorboard;
 pub mod ucf101;
@@ -19,6 +23,8 @@ pub mod vae_loop;
 pub mod world_loop;
 
 pub use bank::LatentBank;
+pub use description::Description;
 pub use error::Error;
 pub use interrupt::Interrupt;
+pub use loader::Loader;
 pub use start::Start;

@@ -29,9 +29,10 @@ use self::progress::Progress;
 pub use self::recipe::Recipe;
 use crate::bank::LatentBank;
 use crate::checkpoint;
+use crate::description::Data;
 use crate::log::Log;
 use crate::optim::{AdamW, AdamWConfig, Ema, FlatParameters, Wsd};
-use crate::{Error, Interrupt, Start};
+use crate::{Error, Interrupt, Loader, Start};
 
 /// Where a run happens.
 #[derive(Debug)]
@@ -105,6 +106,8 @@ struct Record {
     gradient_norm: f64,
     rate: f64,
     seconds_per_step: f64,
+    /// Of these, how many the step waited for its batch.
+    data_wait: f64,
 }
 
 /// Steps between log lines.
@@ -120,6 +123,7 @@ const EXPLODED: f64 = 10.0;
 pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summary, Error> {
     let newest = check(recipe, run)?;
     check_bank(recipe, bank)?;
+    let data = Data::new(bank, run.vae)?;
     let vs = nn::VarStore::new(run.device);
     tch::manual_seed(recipe.seed as i64);
     let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
@@ -130,7 +134,7 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
     let mut progress = match newest {
-        Some(path) => restore(&path, recipe, run, &mut optimizer, &mut ema)?,
+        Some(path) => restore(&path, recipe, &data, run, &mut optimizer, &mut ema)?,
         None if run.interrupt.is_set() => return Err(Error::Interrupted),
         None => Progress::default(),
     };
@@ -144,9 +148,10 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);
     std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
     let mut log = Log::open(&run.out.join("log.jsonl"), progress.step, recipe.steps)?;
+    let mut loader = Loader::new(bank, recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
     let mut since = Instant::now();
     while progress.step < end && !run.interrupt.is_set() {
-        let (latents, labels) = bank.batch(recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
+        let (latents, labels) = loader.next_batch()?;
         let mut example = noising.batch(progress.step, &latents, &labels);
         if recipe.self_context > 0.0 && progress.step as f64 >= recipe.steps as f64 * own_context_from(run) {
             let clean = &example.batch.clean;
@@ -159,9 +164,11 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         progress.advance(loss);
         let step = progress.step;
         if step % LOG_EVERY == 0 || step == end {
-            let seconds_per_step = since.elapsed().as_secs_f64() / progress.unlogged.len() as f64;
+            let steps = progress.unlogged.len() as f64;
+            let seconds_per_step = since.elapsed().as_secs_f64() / steps;
+            let data_wait = loader.take_wait().as_secs_f64() / steps;
             let (loss, lowest) = progress.log();
-            log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step })?;
+            log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step, data_wait })?;
             log.progress(step, format!("loss {loss:.4}"));
             if let Some(lowest) = lowest.filter(|lowest| loss > EXPLODED * lowest) {
                 let reason = format!("the loss is {loss:.3e}, at its lowest it was {lowest:.3e}");
@@ -170,10 +177,10 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
             since = Instant::now();
         }
         if step % run.save_every == 0 && step < end {
-            save(&mut progress, recipe, run, &optimizer, &ema, prompts.as_ref())?;
+            save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
         }
     }
-    save(&mut progress, recipe, run, &optimizer, &ema, prompts.as_ref())?;
+    save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
     Ok(Summary { step: progress.step, loss: progress.loss })
 }
 
