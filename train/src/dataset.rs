@@ -13,7 +13,7 @@ use crate::vae_loop::VaeFrames;
 use crate::{Error, Interrupt, LatentBank};
 
 /// Seeds of held-out material are counted from here, far from those that training can reach.
-const HELD_OUT_SEED: u64 = 1 << 40;
+pub(crate) const HELD_OUT_SEED: u64 = 1 << 40;
 
 /// Where clips come from.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub struct Skipped {
 
 impl Skipped {
     /// Errors often name their file: the reason goes without.
-    fn new(path: &Path, reason: &str) -> Self {
+    pub(crate) fn new(path: &Path, reason: &str) -> Self {
         let named = format!("{}: ", path.display());
         Self { path: path.into(), reason: reason.strip_prefix(&named).unwrap_or(reason).into() }
     }
@@ -207,7 +207,7 @@ impl Dataset {
         if frames.is_empty() { Err(nothing_usable(skipped)) } else { Ok(frames) }
     }
 
-    fn check_procedural(&self, frames_per_block: usize) -> Result<(), Error> {
+    pub(crate) fn check_procedural(&self, frames_per_block: usize) -> Result<(), Error> {
         if (frames_per_block, self.frame_interval) != (FRAMES_PER_BLOCK, 1) {
             let expected = format!("{FRAMES_PER_BLOCK} frames per block and a frame interval of 1");
             let got = format!("{frames_per_block} and {}", self.frame_interval);
@@ -218,7 +218,7 @@ impl Dataset {
 
     /// All frames of a file at the wanted size and interval, or why it cannot be used.
     #[cfg(feature = "video")]
-    fn decode(&self, entry: &Entry, fewest: usize) -> Result<Vec<Frame>, String> {
+    pub(crate) fn decode(&self, entry: &Entry, fewest: usize) -> Result<Vec<Frame>, String> {
         use acdit_codec::video::{DecodeOptions, Limits, decode, probe};
 
         let limits = Limits::FILE;
@@ -236,7 +236,7 @@ impl Dataset {
     }
 
     #[cfg(not(feature = "video"))]
-    fn decode(&self, _entry: &Entry, _fewest: usize) -> Result<Vec<Frame>, String> {
+    pub(crate) fn decode(&self, _entry: &Entry, _fewest: usize) -> Result<Vec<Frame>, String> {
         Err("this build cannot read video (feature `video`)".into())
     }
 }
