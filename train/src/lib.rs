@@ -4,6 +4,7 @@ mod bank;
 pub mod checkpoint;
 pub mod dataset;
 mod error;
+pub mod evaluate;
 pub mod gravity;
 mod interrupt;
 pub mod listing;
