@@ -13,7 +13,7 @@ use crate::output::Output;
 
 const SIZE: (u32, u32) = (900, 540);
 /// Distinct for the common kinds of colour blindness (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
