@@ -238,6 +238,12 @@ impl Comparing {
                 "{folder}: blocks of {per_block} frames, procedural worlds have blocks of {FRAMES_PER_BLOCK}"
             );
         }
+        let (here, learnt) = (comparing.dataset.meta().fps, world.meta.fps);
+        if (here / learnt - 1.0).abs() > RATE_TOLERANCE {
+            tracing::warn!(
+                "the weights learnt {learnt:.2} frames a second, clips are taken at {here:.2}: see --frame-interval"
+            );
+        }
         Ok(comparing)
     }
 

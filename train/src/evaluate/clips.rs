@@ -192,4 +192,50 @@ mod tests {
         assert!(clips.draw().unwrap().is_none());
         assert_eq!((clips.left(), clips.skipped().len()), (Some(0), 9));
     }
+
+    /// Clips of one shade each, by which they are known.
+    #[cfg(feature = "video")]
+    #[test]
+    fn classes_take_turns_and_no_file_comes_twice() {
+        use acdit_codec::video::{FileConfig, FileWriter};
+
+        let size = Size { width: 16, height: 16 };
+        let folder = tempfile::tempdir().unwrap();
+        let names = [("a", 5), ("b", 1), ("c", 3)];
+        let shade = |class: usize, clip: usize| (20 + 60 * class + 10 * clip) as u8;
+        for (class, (name, count)) in names.iter().enumerate() {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            for clip in 0..*count {
+                let path = folder.path().join(name).join(format!("{clip}.mp4"));
+                let config = FileConfig { source: size, scale: 1, frames_per_second: 25.0, quality: 4 };
+                let mut file = FileWriter::create(path, &config).unwrap();
+                // the third of class c is too short
+                for _ in 0..if (class, clip) == (2, 2) { 4 } else { 20 } {
+                    file.write(&Frame::new(size, vec![shade(class, clip); 16 * 16 * 3]).unwrap()).unwrap();
+                }
+                file.finish().unwrap();
+            }
+        }
+        let files = dataset(Source::Clips(Listing::of_folder(folder.path()).unwrap()));
+        for seed in 0..4 {
+            let mut clips = RealClips::new(&files, Split::Train, NEEDED, seed).unwrap();
+            let mut seen = std::collections::BTreeSet::new();
+            let mut counts = [0; 3];
+            while let Some(clip) = clips.draw().unwrap() {
+                let shown = clip.frames[0].rgb()[0];
+                let class = clip.label(99) as usize;
+                let known = (0..5).find(|&index| shown.abs_diff(shade(class, index)) < 5);
+                assert!(known.is_some_and(|index| seen.insert((class, index))), "{shown} of class {class}");
+                assert!((clip.frames.len(), clip.window.len()) == (20, 8) && clip.window.end <= 20);
+                counts[class] += 1;
+                if seen.len() == 3 {
+                    assert_eq!(counts, [1, 1, 1]);
+                }
+                if seen.len() == 5 {
+                    assert_eq!(counts, [2, 1, 2]);
+                }
+            }
+            assert_eq!((counts, clips.skipped().len()), ([5, 1, 2], 1));
+        }
+    }
 }
