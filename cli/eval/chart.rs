@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::figures::{Compared, Estimate, Figures};
+use super::figures::{Compared, Estimate, MEASURES, Measure};
 use crate::plot::COLOURS;
 
 /// Of one panel.
@@ -39,21 +39,17 @@ struct Panel<'a> {
 
 impl<'a> Panel<'a> {
     /// `None` if no window of no film has this measure as a finite number.
-    fn of(
-        name: &'static str,
-        films: &'a [Compared],
-        figure: fn(&Figures) -> &Option<Estimate>,
-    ) -> Option<Self> {
+    fn of(measure: &Measure, films: &'a [Compared]) -> Option<Self> {
         let films: Vec<Vec<_>> = (films.iter())
             .map(|film| {
                 let estimates = film.windows.iter().filter_map(|window| {
                     let middle = window.first_frame as f64 + window.frames as f64 / 2.0;
-                    Some((middle, figure(window).as_ref().filter(|estimate| estimate.mean.is_finite())?))
+                    Some((middle, (measure.of)(window).filter(|estimate| estimate.mean.is_finite())?))
                 });
                 estimates.collect()
             })
             .collect();
-        films.iter().any(|film| !film.is_empty()).then_some(Self { name, films })
+        films.iter().any(|film| !film.is_empty()).then_some(Self { name: measure.name, films })
     }
 
     fn draw(
@@ -94,15 +90,7 @@ impl<'a> Panel<'a> {
 }
 
 fn draw(films: &[Compared]) -> anyhow::Result<String> {
-    let panels: Vec<Panel> = [
-        Panel::of("PSNR (dB)", films, |figures| &figures.psnr),
-        Panel::of("SSIM", films, |figures| &figures.ssim),
-        Panel::of("LPIPS", films, |figures| &figures.lpips),
-        Panel::of("FVD", films, |figures| &figures.fvd),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let panels: Vec<Panel> = MEASURES.iter().filter_map(|measure| Panel::of(measure, films)).collect();
     if panels.is_empty() {
         bail!("no figure is a finite number");
     }

@@ -11,9 +11,10 @@ use acdit_train::evaluate::{
 };
 use acdit_train::listing::{Listing, Split};
 use acdit_train::procedural::{FRAMES_PER_BLOCK, Procedural};
-use acdit_train::ucf101;
+use acdit_train::{Interrupt, ucf101};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use tch::{Device, Tensor};
 
@@ -110,6 +111,21 @@ impl ClipArgs {
             (Some(DatasetArg::Folder), Some(folder)) => Source::Clips(Listing::of_folder(folder)?),
         })
     }
+
+    /// The list to draw from, for films that go on from `context` blocks.
+    fn split(&self, source: &Source, context: usize) -> anyhow::Result<SplitArg> {
+        Ok(match (source, self.split) {
+            (Source::Clips(listing), Some(SplitArg::Test)) if listing.test.is_empty() => {
+                bail!("--split test: {} has no list of held-out clips", listing.name)
+            }
+            (Source::Clips(listing), None) if context > 0 && !listing.test.is_empty() => SplitArg::Test,
+            (Source::Clips(_), split) => split.unwrap_or(SplitArg::Train),
+            (Source::Procedural(_), Some(SplitArg::Train)) => {
+                bail!("--split train: clips of procedural worlds are made, and never those of training")
+            }
+            (Source::Procedural(_), _) => SplitArg::Test,
+        })
+    }
 }
 
 pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
@@ -125,7 +141,6 @@ pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
     let mut comparing = Comparing::new(args, source, &loaded)?;
     let per_film = comparing.seeds.len() * comparing.clips;
     let bar = output::progress((films.len() * per_film) as u64, "clips");
-    let interrupt = signals::interrupt()?;
     let mut compared = Vec::new();
     for film in films {
         if film == Film::Broken {
@@ -133,10 +148,7 @@ pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
         }
         let mut seeds = Vec::new();
         for seed in 0..comparing.seeds.len() {
-            seeds.push(comparing.film(film, &loaded, seed, &mut || {
-                bar.inc(1);
-                stop_if_asked(&interrupt)
-            })?);
+            seeds.push(comparing.film(film, &loaded, seed, &bar)?);
         }
         compared.push(Compared::over_seeds(film, &seeds, comparing.window_frames as u64));
     }
@@ -172,6 +184,7 @@ struct Comparing {
     /// Features of the real clips, for each seed that was drawn.
     real: Vec<Option<Tensor>>,
     skipped: Vec<Skipped>,
+    interrupt: Interrupt,
 }
 
 /// What one film's clips come to, window by window.
@@ -195,15 +208,7 @@ impl Comparing {
         if !frames.is_multiple_of(window_frames) {
             bail!("--frames {frames}: expected a multiple of --window-frames {window_frames}");
         }
-        let split = match (&dataset.source, flags.split) {
-            (Source::Clips(listing), Some(SplitArg::Test)) if listing.test.is_empty() => {
-                bail!("--split test: {} has no list of held-out clips", listing.name)
-            }
-            (_, Some(split)) => split,
-            (Source::Clips(listing), None) if context > 0 && !listing.test.is_empty() => SplitArg::Test,
-            (Source::Clips(_), None) => SplitArg::Train,
-            (Source::Procedural(_), None) => SplitArg::Test,
-        };
+        let split = flags.split(&dataset.source, context)?;
         let clips =
             flags.clips.map_or(if flags.fvd.is_some() { FVD_CLIPS } else { CLIPS }, NonZeroUsize::get);
         if clips == 1 && flags.fvd.is_some() {
@@ -225,6 +230,7 @@ impl Comparing {
             real: seeds.iter().map(|_| None).collect(),
             seeds,
             skipped: Vec::new(),
+            interrupt: signals::interrupt()?,
         };
         if let Some(left) = comparing.draw(0)?.left().filter(|&left| left < clips) {
             let name = comparing.dataset.meta().name;
@@ -261,13 +267,13 @@ impl Comparing {
         Ok(RealClips::new(&self.dataset, split, needed, self.seeds[seed])?)
     }
 
-    /// All clips of one seed; `done` is told of each, and ends it all by an error.
+    /// All clips of one seed.
     fn film(
         &mut self,
         film: Film,
         loaded: &Loaded,
         seed: usize,
-        done: &mut impl FnMut() -> Result<(), crate::failure::Failed>,
+        bar: &ProgressBar,
     ) -> anyhow::Result<Vec<Window>> {
         let new_set = || self.fvd.as_ref().map(FeatureSet::new);
         let mut windows: Windows =
@@ -287,7 +293,8 @@ impl Comparing {
                 Film::Vae => self.reconstruct(loaded, &clip, &mut windows)?,
                 _ => self.generate(loaded, &clip, (self.seeds[seed] << 32) | index as u64, &mut windows)?,
             }
-            done()?;
+            bar.inc(1);
+            stop_if_asked(&self.interrupt)?;
         }
         let skipped = drawn.skipped().to_vec();
         if let Some(real) = real {
@@ -333,6 +340,7 @@ impl Comparing {
         let (mut frames, mut window) = (Vec::new(), 0);
         for block in render(world, &vae.decoder, &mut session, labels) {
             frames.extend(block?.frames);
+            stop_if_asked(&self.interrupt)?;
             while frames.len() >= self.window_frames && window < windows.len() {
                 let rest = frames.split_off(self.window_frames);
                 let first = opening + window * self.window_frames;

@@ -78,11 +78,27 @@ pub(super) struct Figures {
     pub(super) frames: u64,
     /// Pairs of frames that were compared, over all clips and seeds.
     compared: u64,
-    pub(super) psnr: Option<Estimate>,
-    pub(super) ssim: Option<Estimate>,
-    pub(super) lpips: Option<Estimate>,
-    pub(super) fvd: Option<Estimate>,
+    psnr: Option<Estimate>,
+    ssim: Option<Estimate>,
+    lpips: Option<Estimate>,
+    fvd: Option<Estimate>,
 }
+
+/// One of the figures.
+pub(super) struct Measure {
+    /// With its unit.
+    pub(super) name: &'static str,
+    /// After the point.
+    digits: usize,
+    pub(super) of: fn(&Figures) -> Option<&Estimate>,
+}
+
+pub(super) const MEASURES: [Measure; 4] = [
+    Measure { name: "PSNR (dB)", digits: 2, of: |figures| figures.psnr.as_ref() },
+    Measure { name: "SSIM", digits: 4, of: |figures| figures.ssim.as_ref() },
+    Measure { name: "LPIPS", digits: 4, of: |figures| figures.lpips.as_ref() },
+    Measure { name: "FVD", digits: 2, of: |figures| figures.fvd.as_ref() },
+];
 
 /// A figure over seeds.
 #[derive(Debug, Serialize)]
@@ -138,28 +154,23 @@ impl Compared {
 
 impl Comparison {
     pub(super) fn text(&self) -> String {
-        let figures: [(&str, usize, fn(&Figures) -> &Option<Estimate>); 4] = [
-            ("PSNR", 2, |figures| &figures.psnr),
-            ("SSIM", 4, |figures| &figures.ssim),
-            ("LPIPS", 4, |figures| &figures.lpips),
-            ("FVD", 2, |figures| &figures.fvd),
-        ];
         let windows = || self.films.iter().flat_map(|film| &film.windows);
-        let figures =
-            figures.iter().filter(|(_, _, figure)| windows().any(|window| figure(window).is_some()));
-        let figures: Vec<_> = figures.collect();
-        let mut heads = vec!["", "frames"];
-        heads.extend(figures.iter().map(|(name, _, _)| *name));
+        let taken: Vec<&Measure> = MEASURES
+            .iter()
+            .filter(|measure| windows().any(|window| (measure.of)(window).is_some()))
+            .collect();
+        let heads: Vec<&str> =
+            ["", "frames"].into_iter().chain(taken.iter().map(|measure| measure.name)).collect();
+        let row = |film: Film, window: &Figures| {
+            let (first, last) = (window.first_frame + 1, window.first_frame + window.frames);
+            let mut cells = vec![film.name().to_owned(), format!("{first}-{last}")];
+            cells.extend(taken.iter().map(|measure| {
+                (measure.of)(window).map_or("-".to_owned(), |estimate| estimate.text(measure.digits))
+            }));
+            cells
+        };
         let rows: Vec<Vec<String>> = (self.films.iter())
-            .flat_map(|Compared { film, windows }| windows.iter().map(move |window| (film.name(), window)))
-            .map(|(name, window)| {
-                let (first, last) = (window.first_frame + 1, window.first_frame + window.frames);
-                let cell = |(_, digits, figure): &&(_, usize, fn(&Figures) -> &Option<Estimate>)| {
-                    figure(window).as_ref().map_or("-".to_owned(), |estimate| estimate.text(*digits))
-                };
-                let range = format!("{first}-{last}");
-                [vec![name.to_owned(), range], figures.iter().map(cell).collect()].concat()
-            })
+            .flat_map(|film| film.windows.iter().map(|window| row(film.film, window)))
             .collect();
         [self.protocol.text(), table::lines(&heads, &rows)].join("\n")
     }
