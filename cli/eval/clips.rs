@@ -156,11 +156,14 @@ pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
     comparing.skipped.sort_by(|a, b| a.path.cmp(&b.path));
     comparing.skipped.dedup();
     warn_of(&comparing.skipped);
-    let comparison = Comparison {
-        protocol: comparing.protocol(args, &loaded),
-        films: compared,
-        skipped: comparing.skipped.len(),
-    };
+    let protocol = comparing.protocol(args, &loaded);
+    if let Some(features) =
+        protocol.fvd.as_ref().map(|fvd| fvd.features).filter(|&f| f > protocol.clips as i64)
+    {
+        let clips = protocol.clips;
+        tracing::warn!("FVD of {clips} clips by {features} features is far too large: compare with nothing");
+    }
+    let comparison = Comparison { protocol, films: compared, skipped: comparing.skipped.len() };
     if let Some(plot) = &args.clips.plot {
         chart::write(plot, &comparison.films)?;
     }

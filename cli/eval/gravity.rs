@@ -1,6 +1,6 @@
 //! The rules of `gravity`: two balls that fall where the label says.
 
-use acdit_codec::{Frame, Size};
+use acdit_codec::Frame;
 use acdit_train::evaluate::Report;
 use acdit_train::gravity::judge::{Judge, Tally};
 use acdit_train::procedural::Procedural;
@@ -41,10 +41,6 @@ impl Rules for Gravity {
 
     fn report(judge: Judge) -> Report<Tally> {
         judge.report()
-    }
-
-    fn prepare(&mut self, _size: Size) -> anyhow::Result<()> {
-        Ok(())
     }
 
     fn figures(&self, tally: &Tally) -> Figures {

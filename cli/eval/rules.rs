@@ -33,8 +33,10 @@ pub(super) trait Rules {
 
     fn block(judge: &mut Self::Judge, frames: &[Frame], label: usize);
     fn report(judge: Self::Judge) -> Report<Self::Tally>;
-    /// What must be known of films of this size.
-    fn prepare(&mut self, size: Size) -> anyhow::Result<()>;
+    /// Finds out what figures of films of this size are relative to, if they are.
+    fn prepare(&mut self, _size: Size) -> anyhow::Result<()> {
+        Ok(())
+    }
     fn figures(&self, tally: &Self::Tally) -> Self::Figures;
     fn cells(figures: &Self::Figures) -> Vec<String>;
 }
