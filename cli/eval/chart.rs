@@ -13,18 +13,6 @@ use crate::plot::COLOURS;
 /// Of one panel.
 const SIZE: (u32, u32) = (900, 260);
 
-/// Whether a picture can be written there.
-pub(super) fn check(out: &Path) -> anyhow::Result<()> {
-    if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
-        bail!("{}: expected a name ending in .svg", out.display());
-    }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        bail!("{}: the folder {} does not exist", out.display(), folder.display());
-    }
-    Ok(())
-}
-
 pub(super) fn write(out: &Path, films: &[Compared]) -> anyhow::Result<()> {
     let picture = draw(films).context("drawing")?;
     Ok(write_atomically(out, picture.as_bytes())?)
@@ -67,6 +55,7 @@ impl<'a> Panel<'a> {
         let room = 0.1 * (high - low).max(1e-3 * high.abs()).max(1e-6);
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_right(24)
             .x_label_area_size(36)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..end, low - room..high + room)?;

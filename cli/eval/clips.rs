@@ -22,6 +22,7 @@ use super::figures::{Compared, Comparison, FeatureNetwork, Network, Protocol, Wi
 use super::{Eval, Film, broken, chart, reconstructed};
 use crate::generate::stop_if_asked;
 use crate::output::{self, Output};
+use crate::plot::check_picture;
 use crate::signals;
 use crate::train::{DatasetArg, warn_of};
 use crate::world::Loaded;
@@ -134,7 +135,7 @@ pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
         bail!("--of truth: with --dataset the real clips are what films are compared with");
     }
     if let Some(plot) = &args.clips.plot {
-        chart::check(plot)?;
+        check_picture(plot)?;
     }
     let source = args.clips.source()?;
     let mut loaded = args.weights.load()?;
