@@ -6,7 +6,7 @@ unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
 CACHE = $${XDG_CACHE_HOME:-$$HOME/.cache}/acdit-world
 
-.PHONY: help serve build test check bench clean-cache setup setup-test setup-bench
+.PHONY: help serve build test check bench soak clean-cache setup setup-test setup-bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -30,6 +30,9 @@ check: setup ## format, lints, documentation, and the builds without FFmpeg or l
 bench: setup-bench ## speed against PyTorch on this machine; flags by ARGS="--preset xl --device cuda"
 	cargo build --release
 	"$(CACHE)/pytorch-2.11.0/bin/python" benches/compare.py "$${CARGO_TARGET_DIR:-target}/release/acdit-world" $(ARGS)
+
+soak: setup-test ## kills a training KILLS=100 times at random moments; it must always go on to the same weights
+	ACDIT_SOAK_KILLS=$${KILLS:-100} cargo test --release --test cli killed_at_any_moment -- --nocapture
 
 clean-cache: ## removes what setup downloaded; target/ stays
 	rm -rf "$(CACHE)" .cargo/config.toml tests/browser/node_modules

@@ -1,8 +1,10 @@
-"""Runs `acdit-world bench` and benches/pytorch_baseline.py in turn with the same flags, prints both and their ratio, and keeps them.
+"""Runs `acdit-world bench` and its PyTorch counterpart in turn with the same flags, prints both and their ratio, and keeps them.
 
-    python benches/compare.py BINARY [FLAG ...]          `make bench ARGS="FLAG ..."`
+    python benches/compare.py BINARY [FLAG ...]          `make bench ARGS="FLAG ..."`, against pytorch_baseline.py
+    python benches/compare.py BINARY train [FLAG ...]    `make bench ARGS="train FLAG ..."`, against pytorch_train.py
 
-The ratio is PyTorch's time for a block over ours, counting what both compute: the denoising steps and the context. The result goes to
+The ratio is PyTorch's time for a block over ours, counting what both compute, the denoising steps and the context; or PyTorch's time
+for a step of training over ours. The result goes to
 benches/results/ with the command, the commit and the machine.
 """
 
@@ -18,7 +20,6 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 DEFAULT_FLAGS = ["--preset", "b", "--resolution", "128", "--steps", "10"]  # a minute or two on two cores
-COLUMNS = ("denoise_seconds", "context_seconds", "peak_memory_bytes", "share_of_ceiling")  # what both measure alike
 
 
 def measure(command):
@@ -43,8 +44,7 @@ def commit():
     return described.stdout.strip() or None
 
 
-def main():
-    binary, *flags = sys.argv[1:]
+def block(binary, flags):
     flags = flags or DEFAULT_FLAGS
     baseline = [sys.executable, str(HERE / "pytorch_baseline.py")]
     commands = {
@@ -52,18 +52,37 @@ def main():
         "PyTorch eager": [*baseline, *flags, "--json"],
         "PyTorch compiled": [*baseline, *flags, "--compile", "--json"],
     }
+    return commands, flags, ("denoise_seconds", "context_seconds", "peak_memory_bytes", "share_of_ceiling"), block_seconds
+
+
+def training(binary, flags):
+    baseline = [sys.executable, str(HERE / "pytorch_train.py")]
+    commands = {
+        "acdit-world": [binary, "bench", "train", *flags, "--json"],
+        "  --recompute": [binary, "bench", "train", *flags, "--recompute", "--json"],
+        "PyTorch eager": [*baseline, *flags, "--json"],
+        "PyTorch compiled": [*baseline, *flags, "--compile", "--json"],
+    }
+    columns = ("seconds_per_step", "samples_per_second", "peak_memory_bytes")
+    return commands, ["train", *flags], columns, lambda result: result["seconds_per_step"]
+
+
+def main():
+    binary, *flags = sys.argv[1:]
+    train = flags[:1] == ["train"]
+    commands, flags, columns, cost = training(binary, flags[1:]) if train else block(binary, flags)
     results = {name: measure(command) for name, command in commands.items()}
     dtypes = {name: result["dtype"] for name, result in results.items()}
     if len(set(dtypes.values())) > 1:
         sys.exit(f"not comparable, name a --dtype: {dtypes}")
 
     ours = results["acdit-world"]
-    ratios = {name: block_seconds(result) / block_seconds(ours) for name, result in results.items() if result is not ours}
-    print(f"{'':18}", *(f"{column:>18}" for column in COLUMNS))
+    ratios = {name: cost(result) / cost(ours) for name, result in results.items() if result is not ours}
+    print(f"{'':18}", *(f"{column:>18}" for column in columns))
     for name, result in results.items():
-        print(f"{name:18}", *(f"{result[column] or math.nan:18.4g}" for column in COLUMNS))
+        print(f"{name:18}", *(f"{result[column] or math.nan:18.4g}" for column in columns))
     for name, ratio in ratios.items():
-        print(f"{name} takes {ratio:.2f} times as long for a block as acdit-world")
+        print(f"{name} takes {ratio:.2f} times as long for a {'step' if train else 'block'} as acdit-world")
 
     slug = re.sub(r"[^a-z0-9]+", "-", " ".join([ours["device"], ours["dtype"], *flags]).lower()).strip("-")
     out = HERE / "results" / f"{slug}.json"

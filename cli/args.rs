@@ -12,7 +12,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
-    bench, check, completions, continuation, convert, eval, generate, plot, serve, train, train_vae, verify,
+    bench, check, completions, continuation, convert, encode, eval, generate, plot, serve, train, train_vae,
+    verify,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -57,6 +58,8 @@ pub(crate) enum Verb {
     Train(train::Train),
     /// Train the VAE under a world
     TrainVae(train_vae::TrainVae),
+    /// Encode a dataset once, for any number of trainings
+    Encode(encode::Encode),
     Convert(convert::Convert),
     Verify(verify::Verify),
     /// Say what this machine can compute on, and with which libraries
@@ -195,7 +198,7 @@ impl SamplingArgs {
 pub(crate) fn parse() -> Result<(Cli, Layers), Refused> {
     let words: Vec<_> = std::env::args_os().collect();
     let file = Layers::named_by(Cli::command(), &words);
-    let layers = Layers::read(file, std::env::vars_os())?;
+    let layers = Layers::read(file, std::env::vars_os())?.with_preset(&words);
     let command = layers.command();
     let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
     let verb =

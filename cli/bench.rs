@@ -1,5 +1,7 @@
 //! `bench`: what a block costs on this machine, stage by stage, and how much of the machine that uses.
 
+mod training;
+
 use std::path::PathBuf;
 
 use acdit_codec::vae::{self, Vae};
@@ -8,7 +10,7 @@ use acdit_model::{Config, Preset};
 use acdit_runtime::bench::{Bench as Measurement, Measured};
 use acdit_runtime::{Settings, WindowMode, World};
 use anyhow::bail;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::args::{Compute, SamplingArgs};
@@ -23,7 +25,10 @@ const WINDOW: usize = 3;
 const SWEEP: [i64; 4] = [1, 2, 4, 8];
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = "\
 Weights are random unless --weights names some: the speed is the same. Times are medians over
 --blocks blocks in the steady state, with a full window; frames/s counts all stages one after the
 other. `make bench` compares with PyTorch.
@@ -32,8 +37,12 @@ Examples:
   acdit-world bench --preset b --resolution 128 --steps 10
   acdit-world bench --preset xl --device cuda --sessions 4 --json
   acdit-world bench --weights weights/gravity
-  acdit-world bench --preset b --resolution 128 --sweep   # 1 to 8 frames per block")]
+  acdit-world bench --preset b --resolution 128 --sweep   # 1 to 8 frames per block
+  acdit-world bench train --help                          # a step of training"
+)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: Option<What>,
     /// A size of the paper [default: b]
     #[arg(long, value_enum, conflicts_with = "weights")]
     preset: Option<Size>,
@@ -71,6 +80,12 @@ pub(crate) struct Bench {
     sampling: SamplingArgs,
     #[command(flatten)]
     compute: Compute,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Measure what a step of training costs instead
+    Train(training::BenchTraining),
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -113,6 +128,9 @@ struct Sweep {
 
 impl Bench {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        if let Some(What::Train(training)) = self.what {
+            return training.run(output);
+        }
         if !self.sweep {
             let report = self.measure(self.frames_per_block)?;
             return output.print(&report, || report.text());

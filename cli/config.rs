@@ -1,8 +1,8 @@
 //! Configuration: what stands under the command line.
 //!
 //! A flag's value is the first that is set of: the flag, `ACDIT_VERB_FLAG`, `ACDIT_FLAG`, the file's `flag` in `[verb]`, the
-//! file's `flag` without a table, the default. There is one mechanism for all of it: what the environment and the file say
-//! becomes clap's default before the command line is read, so precedence, parsing and help are clap's own.
+//! file's `flag` without a table, what the preset of `train` says, the default. There is one mechanism for all of it: what
+//! they say becomes clap's default before the command line is read, so precedence, parsing and help are clap's own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,6 +19,17 @@ const PREFIX: &str = "ACDIT_";
 const DEFAULT_FILE: &str = "acdit-world.toml";
 /// The flag that names the file cannot stand in it.
 const FILE_FLAG: &str = "config";
+/// Flags of `train` that belong together, by name.
+const PRESETS: [(&str, &str); 5] = [
+    ("gravity", include_str!("presets/gravity.toml")),
+    ("maze", include_str!("presets/maze.toml")),
+    ("ucf101-b", include_str!("presets/ucf101-b.toml")),
+    ("ucf101-xl", include_str!("presets/ucf101-xl.toml")),
+    ("ucf101-h", include_str!("presets/ucf101-h.toml")),
+];
+/// The verb that has them, and its flag.
+const TRAIN: &str = "train";
+const PRESET_FLAG: &str = "preset";
 
 /// Values by flag, flags being written as on the command line.
 type Values = BTreeMap<String, String>;
@@ -33,6 +44,8 @@ pub(crate) struct Layers {
     shared: Values,
     /// The file's tables.
     verbs: BTreeMap<String, Values>,
+    /// The name and values of the preset.
+    preset: Option<(&'static str, Values)>,
 }
 
 /// Where a value came from.
@@ -42,6 +55,8 @@ pub(crate) enum Origin {
     Variable(String),
     /// A key of the file, with its table.
     File(PathBuf, String),
+    /// A preset of this name.
+    Preset(&'static str),
     /// Nothing was set.
     Default,
 }
@@ -51,6 +66,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Variable(name) => f.write_str(name),
             Self::File(path, key) => write!(f, "{}: {key}", path.display()),
+            Self::Preset(name) => write!(f, "preset {name}"),
             Self::Default => f.write_str("default"),
         }
     }
@@ -130,6 +146,18 @@ impl Layers {
         Ok(self)
     }
 
+    /// With the preset that the command line `words`, the environment or the file names, if any does and there is such a one.
+    pub(crate) fn with_preset(mut self, words: &[OsString]) -> Self {
+        let matches = self.command().ignore_errors(true).try_get_matches_from(words).ok();
+        let on_the_line = matches.as_ref().and_then(|matches| {
+            matches.subcommand_matches(TRAIN)?.get_one::<String>(PRESET_FLAG).map(String::as_str)
+        });
+        let named = on_the_line.or_else(|| Some(self.find(TRAIN, PRESET_FLAG)?.0));
+        let preset = PRESETS.into_iter().find(|&(name, _)| Some(name) == named);
+        self.preset = preset.map(|(name, text)| (name, preset_values(text)));
+        self
+    }
+
     /// The file that was read.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.file.as_deref()
@@ -143,12 +171,14 @@ impl Layers {
                 return Some((value, Origin::Variable(name)));
             }
         }
-        let file = self.file.as_ref()?;
         let own = (self.verbs.get(verb).and_then(|values| values.get(flag)))
             .map(|value| (value, format!("[{verb}] {}", underscored(flag))));
         let shared = || self.shared.get(flag).map(|value| (value, underscored(flag)));
-        let (value, key) = own.or_else(shared)?;
-        Some((value, Origin::File(file.clone(), key)))
+        if let (Some(file), Some((value, key))) = (&self.file, own.or_else(shared)) {
+            return Some((value, Origin::File(file.clone(), key)));
+        }
+        let (name, values) = self.preset.as_ref().filter(|_| verb == TRAIN)?;
+        Some((values.get(flag)?, Origin::Preset(name)))
     }
 
     /// The command line, with what is set as its defaults.
@@ -188,6 +218,17 @@ impl Layers {
             None => Refused::Clap(error),
         }
     }
+}
+
+/// Names of the presets.
+pub(crate) fn preset_names() -> [&'static str; PRESETS.len()] {
+    PRESETS.map(|(name, _)| name)
+}
+
+fn preset_values(text: &str) -> Values {
+    let table: toml::Table = text.parse().expect("presets are well-formed, as a test makes sure");
+    let value = |value: &toml::Value| plain(value).expect("presets hold plain values");
+    table.iter().map(|(key, item)| (dashed(key), value(item))).collect()
 }
 
 /// All verbs with their flags.
@@ -257,6 +298,35 @@ mod tests {
         let layers = layers(file, &[]).unwrap();
         assert_eq!(layers.find("generate", "device").unwrap().0, "cpu");
         assert_eq!(layers.find("generate", "seed"), None);
+    }
+
+    #[test]
+    fn presets_stand_under_everything_and_hold_flags_of_train_that_parse() {
+        let flags = &flags_by_verb()[TRAIN];
+        for (name, text) in PRESETS {
+            let values = preset_values(text);
+            for key in values.keys() {
+                assert!(flags.contains(key), "{name}: train has no flag --{key}");
+            }
+            let words = ["acdit-world", "train", "--preset", name, "--out", "x", "--data-dir", "x"]
+                .map(OsString::from);
+            let layers = Layers::default().with_preset(&words);
+            let matches = layers.command().try_get_matches_from(words).unwrap();
+            let train = matches.subcommand_matches(TRAIN).unwrap();
+            assert_eq!(train.get_one::<i64>("hidden").unwrap().to_string(), values["hidden"]);
+            assert_eq!(
+                layers.find("train", "hidden").unwrap(),
+                (values["hidden"].as_str(), Origin::Preset(name))
+            );
+            assert_eq!(layers.find("bench", "hidden"), None);
+        }
+        let words = ["acdit-world", "train", "--out", "x"].map(OsString::from);
+        let layers = layers("[train]\npreset = \"maze\"\nbatch = 3\n", &[("ACDIT_TRAIN_RATE", "1")])
+            .unwrap()
+            .with_preset(&words);
+        let value = |flag| layers.find(TRAIN, flag).unwrap();
+        assert_eq!((value("batch").0, value("rate").0), ("3", "1"));
+        assert_eq!(value("dataset"), ("maze", Origin::Preset("maze")));
     }
 
     #[test]

@@ -135,7 +135,8 @@ mod tests {
         assert!(ran_and_failed(&diverged().into()));
         assert!(ran_and_failed(&Train::Runtime(diverged()).into()));
         assert!(ran_and_failed(
-            &anyhow::Error::from(Train::Diverged { step: 1, norm: f64::NAN }).context("x")
+            &anyhow::Error::from(Train::Diverged { step: 1, reason: "x".into(), last_good: None })
+                .context("x")
         ));
         assert!(ran_and_failed(&Runtime::Codec(Codec::NotANumber).into()));
         assert!(ran_and_failed(&Failed("tolerance".into()).into()));

@@ -7,7 +7,9 @@ mod completions;
 mod config;
 mod continuation;
 mod convert;
+mod data;
 mod doctor;
+mod encode;
 mod eval;
 mod failure;
 mod film;
@@ -48,6 +50,7 @@ fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> 
         Verb::Continue(verb) => verb.run(output),
         Verb::Train(verb) => verb.run(output),
         Verb::TrainVae(verb) => verb.run(output),
+        Verb::Encode(verb) => verb.run(output),
         Verb::Convert(verb) => verb.run(output),
         Verb::Verify(verb) => verb.run(output),
         Verb::Doctor => doctor::run(output),

@@ -4,9 +4,10 @@ use acdit_runtime::device::{Placement, Precision};
 use acdit_train::vae_loop::{self, VaeRecipe, VaeRun};
 use clap::Args;
 
+use crate::data::Data;
 use crate::output::Output;
 use crate::signals;
-use crate::train::{Data, Keeping, warn_of};
+use crate::train::{Keeping, warn_of};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -44,7 +45,7 @@ pub(crate) struct TrainVae {
 
 impl TrainVae {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
-        let Keeping { out, resume, stop_at, save_every, seed, device, threads } = &self.keeping;
+        let Keeping { out, resume, stop_at, save_every, keep, seed, device, threads } = &self.keeping;
         threads.set();
         let device = Placement::select(*device, Precision::F32)?.device;
         let usual = VaeRecipe::default();
@@ -64,8 +65,15 @@ impl TrainVae {
         let interrupt = signals::interrupt()?;
         let (frames, skipped) = self.data.open(*seed)?.vae_frames(self.frames, self.held_out)?;
         warn_of(&skipped);
-        let run =
-            VaeRun { out, resume: *resume, stop_at: *stop_at, save_every: *save_every, device, interrupt };
+        let run = VaeRun {
+            out,
+            resume: *resume,
+            stop_at: *stop_at,
+            save_every: *save_every,
+            keep: *keep,
+            device,
+            interrupt,
+        };
         let summary = vae_loop::train(&recipe, &frames, &run)?;
         output.print(&summary, || {
             let weights = out.join("weights").join("vae");

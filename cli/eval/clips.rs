@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use acdit_codec::{Frame, color};
 use acdit_runtime::{Session, Settings, frame_size, render};
+use acdit_train::Interrupt;
 use acdit_train::dataset::{Dataset, Skipped, Source};
 use acdit_train::evaluate::{
     ClipFeatures, FeatureSet, Needed, PerceptualDistance, RealClip, RealClips, Similarity, frechet_distance,
 };
-use acdit_train::listing::{Listing, Split};
-use acdit_train::procedural::{FRAMES_PER_BLOCK, Procedural};
-use acdit_train::{Interrupt, ucf101};
+use acdit_train::listing::Split;
+use acdit_train::procedural::FRAMES_PER_BLOCK;
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
@@ -20,11 +20,12 @@ use tch::{Device, Tensor};
 
 use super::figures::{Compared, Comparison, FeatureNetwork, Network, Protocol, Window};
 use super::{Eval, Film, broken, chart, reconstructed};
+use crate::data::Clips;
 use crate::generate::stop_if_asked;
 use crate::output::{self, Output};
 use crate::plot::check_picture;
 use crate::signals;
-use crate::train::{DatasetArg, warn_of};
+use crate::train::warn_of;
 use crate::world::Loaded;
 
 /// Clips of each draw: StyleGAN-V's number for FVD; without, each is the mean of many frames and fewer will do.
@@ -36,24 +37,11 @@ const RATE_TOLERANCE: f64 = 0.05;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Clips")]
 pub(super) struct ClipArgs {
-    /// Real clips to compare with
-    #[arg(long, value_enum)]
-    dataset: Option<DatasetArg>,
-    /// Folder of the clips, which holds a folder for each class
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// Folder of UCF-101's lists [default: ucfTrainTestlist in the data folder or beside it]
-    #[arg(long, value_name = "DIR")]
-    splits_dir: Option<PathBuf>,
-    /// Which of UCF-101's three lists
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
-    fold: u32,
+    #[command(flatten)]
+    data: Clips,
     /// Which clips [default: those for training to compare films from nothing, else the held-out ones]
     #[arg(long, value_enum)]
     split: Option<SplitArg>,
-    /// Of a clip's frames, every how many-th is taken; FVD is reported for 1 and for 3
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    frame_interval: u32,
     /// Compute FVD by this TorchScript file, StyleGAN-V's i3d_torchscript.pt for figures that compare
     #[arg(long, value_name = "FILE.pt")]
     fvd: Option<PathBuf>,
@@ -90,7 +78,7 @@ impl ClipArgs {
     /// A flag that only makes sense for a comparison with clips, if one was given.
     pub(super) fn wants(&self) -> Option<&'static str> {
         let given = [
-            ("--dataset", self.dataset.is_some()),
+            ("--dataset", self.data.is_named()),
             ("--fvd", self.fvd.is_some()),
             ("--lpips", self.lpips.is_some()),
             ("--clips", self.clips.is_some()),
@@ -98,19 +86,6 @@ impl ClipArgs {
             ("--plot", self.plot.is_some()),
         ];
         given.into_iter().find_map(|(flag, given)| given.then_some(flag))
-    }
-
-    fn source(&self) -> anyhow::Result<Source> {
-        Ok(match (self.dataset, &self.data_dir) {
-            (None, _) => bail!("--dataset is missing: which clips are films to be compared with?"),
-            (Some(DatasetArg::Gravity), _) => Source::Procedural(Procedural::Gravity),
-            (Some(DatasetArg::Maze), _) => Source::Procedural(Procedural::Maze),
-            (Some(_), None) => bail!("--data-dir DIR is missing: where are the clips?"),
-            (Some(DatasetArg::Ucf101), Some(folder)) => {
-                Source::Clips(ucf101::open(folder, self.splits_dir.as_deref(), self.fold)?)
-            }
-            (Some(DatasetArg::Folder), Some(folder)) => Source::Clips(Listing::of_folder(folder)?),
-        })
     }
 
     /// The list to draw from, for films that go on from `context` blocks.
@@ -137,9 +112,11 @@ pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
     if let Some(plot) = &args.clips.plot {
         check_picture(plot)?;
     }
-    let source = args.clips.source()?;
+    if !args.clips.data.is_named() {
+        bail!("--dataset is missing: which clips are films to be compared with?");
+    }
     let mut loaded = args.weights.load()?;
-    let mut comparing = Comparing::new(args, source, &loaded)?;
+    let mut comparing = Comparing::new(args, &loaded)?;
     let per_film = comparing.seeds.len() * comparing.clips;
     let bar = output::progress((films.len() * per_film) as u64, "clips");
     let mut compared = Vec::new();
@@ -195,11 +172,10 @@ struct Comparing {
 type Windows<'a> = Vec<(Similarity, Option<FeatureSet<'a>>)>;
 
 impl Comparing {
-    fn new(args: &Eval, source: Source, loaded: &Loaded) -> anyhow::Result<Self> {
+    fn new(args: &Eval, loaded: &Loaded) -> anyhow::Result<Self> {
         let Loaded { folder, world, vae } = loaded;
         let flags = &args.clips;
-        let size = frame_size(world, vae)?;
-        let dataset = Dataset { source, size, frame_interval: flags.frame_interval, seed: args.seed };
+        let dataset = flags.data.open(frame_size(world, vae)?, args.seed)?;
         let per_block = world.model.config().frames_per_block as usize;
         check_labels(&dataset, loaded)?;
         let settings = args.weights.sampling.settings(world, args.seed);

@@ -4,6 +4,8 @@
 //! pass that reads it. Training runs both over all blocks of a clip under the skip-causal mask; streaming runs the clean
 //! pass once per block and the noised pass once per denoising step. Same code, same numbers.
 
+use std::collections::BTreeMap;
+
 use tch::{Kind, Tensor, nn};
 
 use crate::block::{Block, FinalLayer};
@@ -40,17 +42,24 @@ pub struct TrainingBatch {
     pub labels: Tensor,
 }
 
-/// Keys and values of a clean pass, read by the noised pass of the same forward.
+/// Positions and masks of a training clip.
+pub(crate) struct Clip {
+    rope: RopeTable,
+    clean_mask: BlockMask,
+    noised_mask: BlockMask,
+}
+
+/// Keys and values of a clean pass by layer, read by the noised pass of the same forward.
 #[derive(Default)]
 struct CleanPass {
-    layers: Vec<(Tensor, Tensor)>,
+    layers: BTreeMap<usize, (Tensor, Tensor)>,
 }
 
 impl KvStore for CleanPass {
     fn extend(&mut self, layer: usize, keys: Tensor, values: Tensor) -> (Tensor, Tensor) {
-        match self.layers.get(layer) {
+        match self.layers.get(&layer) {
             None => {
-                self.layers.push((keys.shallow_clone(), values.shallow_clone()));
+                self.layers.insert(layer, (keys.shallow_clone(), values.shallow_clone()));
                 (keys, values)
             }
             Some((clean_keys, clean_values)) => {
@@ -131,18 +140,24 @@ impl Acdit {
     /// # Errors
     /// [`Error::Shape`] for inputs that do not fit the config, [`Error::Position`].
     pub fn training_forward(&self, batch: &TrainingBatch) -> Result<Tensor, Error> {
+        let Clip { rope, clean_mask, noised_mask } = self.clip(batch)?;
+        let mut clean = CleanPass::default();
+        self.clean_pass(&batch.clean, &rope, &mut clean, Some(&clean_mask));
+        Ok(self.noised_pass(batch, &rope, &mut clean, Some(&noised_mask)))
+    }
+
+    /// Positions and masks of `batch`, whose shapes it checks.
+    pub(crate) fn clip(&self, batch: &TrainingBatch) -> Result<Clip, Error> {
         let (n, t) = self.check_tokens("clean tokens", &batch.clean)?;
         check("noised tokens", &batch.clean.size(), &batch.noised)?;
         check("timesteps", &[n, t], &batch.timesteps)?;
         check("labels", &[n, t], &batch.labels)?;
-        let rope = self.rope.table(0, t, self.device())?;
         let blocks = t as usize;
-        let clean_mask = mask::causal(blocks, 0, self.window());
-        let noised_mask = mask::scam(blocks, self.window()).narrow(blocks..2 * blocks);
-
-        let mut clean = CleanPass::default();
-        self.clean_pass(&batch.clean, &rope, &mut clean, Some(&clean_mask));
-        Ok(self.noised_pass(batch, &rope, &mut clean, Some(&noised_mask)))
+        Ok(Clip {
+            rope: self.rope.table(0, t, self.device())?,
+            clean_mask: mask::causal(blocks, 0, self.window()),
+            noised_mask: mask::scam(blocks, self.window()).narrow(blocks..2 * blocks),
+        })
     }
 
     /// Runs clean blocks (N, T, B, p²·C), which stand at block positions `first..first + T`, and leaves their keys and
@@ -198,7 +213,7 @@ impl Acdit {
         mask: Option<&BlockMask>,
     ) {
         let (last, before) = self.blocks.split_last().expect("a valid config has a layer");
-        let embedded = self.x_embedder.forward(&clean.to_kind(self.compute)); // (N, T, B, D)
+        let embedded = self.embed_tokens(clean);
         let xs = before.iter().fold(embedded, |xs, block| block.clean(&xs, rope, store, mask));
         last.remember(&xs, rope, store);
     }
@@ -210,12 +225,56 @@ impl Acdit {
         store: &mut dyn KvStore,
         mask: Option<&BlockMask>,
     ) -> Tensor {
-        let TrainingBatch { noised, timesteps, labels, .. } = batch;
-        let condition = self.timestep_embedding(timesteps) + self.y_embedder.forward(labels, self.compute); // (N, T, D)
-        let embedded = self.x_embedder.forward(&noised.to_kind(self.compute)); // (N, T, B, D)
-        let xs = (self.blocks.iter())
-            .fold(embedded, |xs, block| block.noised(&xs, &condition, &*self.norm, rope, store, mask));
-        self.final_layer.forward(&xs, &condition, &*self.norm).to_kind(Kind::Float)
+        let condition = self.condition(batch);
+        let xs = (self.blocks.iter()).fold(self.embed_tokens(&batch.noised), |xs, block| {
+            block.noised(&xs, &condition, &*self.norm, rope, store, mask)
+        });
+        self.predict(&xs, &condition)
+    }
+
+    /// What enters the first layer, clean and noised (N, T, B, D), and the condition (N, T, D) of every layer.
+    pub(crate) fn embed(&self, batch: &TrainingBatch) -> (Tensor, Tensor, Tensor) {
+        (self.embed_tokens(&batch.clean), self.embed_tokens(&batch.noised), self.condition(batch))
+    }
+
+    /// (N, T, B, p²·C) → (N, T, B, D).
+    fn embed_tokens(&self, tokens: &Tensor) -> Tensor {
+        self.x_embedder.forward(&tokens.to_kind(self.compute))
+    }
+
+    /// (N, T, D).
+    fn condition(&self, batch: &TrainingBatch) -> Tensor {
+        self.timestep_embedding(&batch.timesteps) + self.y_embedder.forward(&batch.labels, self.compute)
+    }
+
+    /// One layer of both streams; behind the last one there is no clean stream.
+    pub(crate) fn layer(
+        &self,
+        layer: usize,
+        clean: &Tensor,
+        noised: &Tensor,
+        condition: &Tensor,
+        clip: &Clip,
+    ) -> (Option<Tensor>, Tensor) {
+        let Clip { rope, clean_mask, noised_mask } = clip;
+        let (block, mut store) = (&self.blocks[layer], CleanPass::default());
+        let clean = if layer + 1 < self.layers() {
+            Some(block.clean(clean, rope, &mut store, Some(clean_mask)))
+        } else {
+            block.remember(clean, rope, &mut store);
+            None
+        };
+        (clean, block.noised(noised, condition, &*self.norm, rope, &mut store, Some(noised_mask)))
+    }
+
+    /// Layers of the network.
+    pub(crate) fn layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// What leaves the last layer, (N, T, B, D), as predictions (N, T, B, p²·C) f32.
+    pub(crate) fn predict(&self, xs: &Tensor, condition: &Tensor) -> Tensor {
+        self.final_layer.forward(xs, condition, &*self.norm).to_kind(Kind::Float)
     }
 
     /// Blocks W of the windowed mask.

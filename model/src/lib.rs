@@ -20,6 +20,7 @@ mod linear;
 mod mask;
 mod norm;
 mod patch;
+mod recompute;
 mod rope;
 pub mod weights;
 

@@ -191,7 +191,10 @@ pub fn matmul_flops_per_second(device: Device, kind: Kind) -> f64 {
 }
 
 /// The middle value; the lower of two.
-fn median(mut values: Vec<f64>) -> f64 {
+///
+/// # Panics
+/// If there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[(values.len() - 1) / 2]
 }

@@ -245,7 +245,7 @@ pub(crate) fn synchronize(device: tch::Device) {
 }
 
 /// A device's name: `cpu`, a GPU's own, or its index where that is not known.
-pub(crate) fn name(device: tch::Device) -> String {
+pub fn name(device: tch::Device) -> String {
     match device {
         tch::Device::Cuda(index) => (cuda().ok())
             .and_then(|cuda| cuda.devices.get(index)?.name.clone())
@@ -256,13 +256,14 @@ pub(crate) fn name(device: tch::Device) -> String {
 
 /// Bytes in use on a CUDA device. PyTorch keeps what it has freed, so after a run this is about the most it held.
 #[cfg(feature = "cuda")]
-pub(crate) fn cuda_memory_held(index: usize) -> Option<u64> {
+pub fn cuda_memory_held(index: usize) -> Option<u64> {
     let (free, total) = cudarc::driver::CudaContext::new(index).ok()?.mem_get_info().ok()?;
     Some((total - free) as u64)
 }
 
+/// Not known in this build.
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn cuda_memory_held(_index: usize) -> Option<u64> {
+pub fn cuda_memory_held(_index: usize) -> Option<u64> {
     None
 }
 

@@ -159,7 +159,7 @@ fn fvd_of_films_from_nothing_prints_its_protocol() {
     std::fs::remove_dir_all(folder.path("clips/stay")).unwrap();
     compare(&[], "world: 3 labels, clips has 2");
     refused(&folder, &["eval", "--world", "gravity", "--fvd", &features], "--world with --fvd");
-    refused(&folder, &["eval", "--dataset", "ucf101", "--weights", "world"], "--data-dir DIR is missing");
+    refused(&folder, &["eval", "--dataset", "ucf101", "--weights", "world"], "--data-dir <DIR>");
     let interval = ["eval", "--dataset", "gravity", "--frame-interval", "3"];
     refused(&folder, &interval, "a frame interval of 1");
 }

@@ -3,6 +3,7 @@
 #![cfg(feature = "video")]
 
 mod configuration;
+mod encoding;
 mod harness;
 mod judging;
 mod making;

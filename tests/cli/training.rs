@@ -3,6 +3,15 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use acdit_codec::Size;
+use acdit_codec::video::{Limits, probe};
+use acdit_model::weights;
+use acdit_train::checkpoint;
+use acdit_train::procedural::FRAMES_PER_SECOND;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::harness::{Folder, ran};
 
@@ -57,6 +66,14 @@ fn a_run_is_stopped_resumed_and_played() {
     let made = folder.run(&[&words[..], &["--out", "a.mp4", "--json"]].concat()).json();
     assert_eq!(made["frames"], 4);
     assert!(folder.path("run/checkpoints/step-00000006.safetensors").is_file());
+    let info = probe(folder.path("run/samples/step-00000006.mp4"), &Limits::FILE).unwrap();
+    assert_eq!(
+        (info.size, info.frames_per_second),
+        (Size { width: 256, height: 256 }, Some(FRAMES_PER_SECOND))
+    );
+    let names =
+        std::fs::read_dir(folder.path("run")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("events.out.tfevents.")).count(), 2, "one a process");
 }
 
 #[test]
@@ -96,6 +113,64 @@ fn an_interrupt_saves_first() {
         step >= 1 && folder.path(&format!("run/checkpoints/step-{step:08}.safetensors")).is_file(),
         "{step}"
     );
+}
+
+/// Five times, or as often as `ACDIT_SOAK_KILLS` says (`make soak`).
+#[test]
+fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
+    let kills =
+        std::env::var("ACDIT_SOAK_KILLS").map_or(5, |kills| kills.parse().expect("a number of kills"));
+    let folder = Folder::with_world();
+    let words = |out: &'static str| {
+        let words = TINY.map(|word| if word == "run" { out } else { word });
+        [&words[..], &["--steps", "30", "--save-every", "1"]].concat()
+    };
+    let started = Instant::now();
+    folder.run(&words("whole")).json();
+    let whole = started.elapsed();
+
+    let checkpoints = folder.path("killed/checkpoints");
+    let go_on = || {
+        let resume = checkpoint::latest(&checkpoints).unwrap().map_or(&[][..], |_| &["--resume"]);
+        [&words("killed")[..], resume].concat()
+    };
+    let mut random = StdRng::seed_from_u64(kills);
+    for kill in 0..kills {
+        let mut run = folder.command(&go_on()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // any moment: from before the first step to after the last
+        std::thread::sleep(whole.mul_f64(random.random_range(0.0..1.0)));
+        run.kill().unwrap();
+        let ended = run.wait_with_output().unwrap();
+        assert!(ended.status.code().is_none_or(|code| code == 0), "kill {kill}: {ended:?}");
+    }
+    assert_eq!(folder.run(&go_on()).json()["step"], 30);
+    let state = |out: &str| {
+        let newest = checkpoint::latest(&folder.path(out).join("checkpoints")).unwrap().unwrap();
+        weights::read(&newest).unwrap()
+    };
+    assert_eq!(state("killed"), state("whole"));
+    folder.run(&["plot", "killed", "--out", "loss.svg", "--json"]).json();
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_the_checkpoint_before_it_stays() {
+    let folder = Folder::with_world();
+    folder.run(&[&TINY[..], &["--steps", "4", "--stop-at", "2"]].concat()).json();
+    let newest = || checkpoint::latest(&folder.path("run/checkpoints")).unwrap().unwrap();
+    let before = newest();
+    // no file may grow beyond 64 kB: as on a full disk, writing fails halfway
+    let words = [&TINY[..], &["--steps", "4", "--resume"]].concat();
+    let run = folder.command(&words);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\""])
+        .arg(run.get_program())
+        .args(run.get_args());
+    let failed = ran(limited.current_dir(folder.path("")).env("OMP_NUM_THREADS", "1").output().unwrap());
+    assert_eq!((failed.code, failed.stdout.as_str()), (Some(2), ""), "{failed:?}");
+    assert!(failed.stderr.contains("step-00000004.safetensors: File too large"), "{failed:?}");
+    assert_eq!(newest(), before);
+    assert_eq!(folder.run(&words).json()["step"], 4);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -18,10 +19,7 @@ use crate::Error;
 
 /// Metadata key of the JSON part.
 const STATE_KEY: &str = "state";
-/// Checkpoints that stay on disk; a second one survives damage to the newest.
-const KEPT: usize = 2;
-
-/// Writes `folder/step-NNNNNNNN.safetensors` and removes all but the newest checkpoints.
+/// Writes `folder/step-NNNNNNNN.safetensors` and removes all but the `keep` newest checkpoints.
 ///
 /// `tensors` must be f32; `state` is what [`load`] gives back beside them.
 ///
@@ -30,6 +28,7 @@ const KEPT: usize = 2;
 pub fn save(
     folder: &Path,
     step: u64,
+    keep: NonZeroUsize,
     state: &impl Serialize,
     tensors: &BTreeMap<String, Tensor>,
 ) -> Result<PathBuf, Error> {
@@ -52,10 +51,24 @@ pub fn save(
     let file = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
     fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     write_atomically(&path, &file)?;
-    for old in list(folder)?.iter().rev().skip(KEPT) {
+    for old in list(folder)?.iter().rev().skip(keep.get()) {
         fs::remove_file(old).map_err(|e| Error::io(old, e))?;
     }
     Ok(path)
+}
+
+/// Makes `folder/best.safetensors` another name of the checkpoint `path`, whose data stays when the other name goes.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn mark_best(folder: &Path, path: &Path) -> Result<(), Error> {
+    let (best, partial) = (folder.join("best.safetensors"), folder.join("best.partial"));
+    let link = || {
+        let _ = fs::remove_file(&partial); // of a run that was killed here
+        fs::hard_link(path, &partial)?;
+        fs::rename(&partial, &best)
+    };
+    link().map_err(|e| Error::io(&best, e))
 }
 
 /// The newest checkpoint in `folder`, or `None` where there is none.
@@ -114,7 +127,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Little-endian f32, which is the only byte order libtorch runs on.
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
+pub(crate) fn bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let count = tensor.numel() * Kind::Float.elt_size_in_bytes();
     let mut bytes = vec![0; count];
@@ -127,6 +140,8 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+
+    const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct State {
@@ -145,25 +160,34 @@ mod tests {
         let checkpoints = folder.path().join("checkpoints");
         assert_eq!(latest(&checkpoints).unwrap(), None);
         for step in [5, 50, 500] {
-            save(&checkpoints, step, &State { step, name: "a \"b\"".into() }, &tensors(step as f32)).unwrap();
+            save(&checkpoints, step, TWO, &State { step, name: "a \"b\"".into() }, &tensors(step as f32))
+                .unwrap();
+            if step <= 50 {
+                mark_best(&checkpoints, &latest(&checkpoints).unwrap().unwrap()).unwrap();
+            }
+            if step == 5 {
+                let best = load::<State>(&checkpoints.join("best.safetensors")).unwrap();
+                assert_eq!(best.0.step, 5);
+            }
         }
         let newest = latest(&checkpoints).unwrap().unwrap();
         let (state, loaded) = load::<State>(&newest).unwrap();
         assert_eq!(state, State { step: 500, name: "a \"b\"".into() });
         assert_eq!(loaded, tensors(500.0));
+        assert_eq!(load::<State>(&checkpoints.join("best.safetensors")).unwrap().1, tensors(50.0));
         let mut left: Vec<_> = fs::read_dir(&checkpoints)
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, ["step-00000050.safetensors", "step-00000500.safetensors"]);
+        assert_eq!(left, ["best.safetensors", "step-00000050.safetensors", "step-00000500.safetensors"]);
     }
 
     #[test]
     fn foreign_files_and_tensors_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let half = BTreeMap::from([("w".to_owned(), Tensor::from_slice(&[1i64]))]);
-        let error = save(folder.path(), 1, &0, &half).unwrap_err().to_string();
+        let error = save(folder.path(), 1, TWO, &0, &half).unwrap_err().to_string();
         assert!(error.contains("w: expected f32, got Int64"), "{error}");
         assert_eq!(latest(folder.path()).unwrap(), None);
 
@@ -171,7 +195,7 @@ mod tests {
         acdit_model::weights::write(&path, &tensors(1.0), Kind::Float).unwrap();
         let error = load::<State>(&path).unwrap_err().to_string();
         assert!(error.contains("not a checkpoint"), "{error}");
-        save(folder.path(), 1, &"other", &tensors(1.0)).unwrap();
+        save(folder.path(), 1, TWO, &"other", &tensors(1.0)).unwrap();
         assert!(load::<State>(&path).unwrap_err().to_string().contains("unexpected state"));
     }
 }

@@ -1,6 +1,8 @@
 //! What can go wrong between a dataset and a weights folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint;
 
 /// Errors of this crate. Messages are one line and name the path or the value.
 #[derive(Debug, thiserror::Error)]
@@ -12,13 +14,15 @@ pub enum Error {
     /// The dataset is absent or not laid out as expected.
     #[error("{0}")]
     Dataset(String),
-    /// The loss or a gradient stopped being a finite number: nothing was saved from this step.
-    #[error("training diverged at step {step}: the gradient norm is {norm}")]
+    /// The loss or a gradient stopped being a finite number, or exploded: nothing was saved from this step.
+    #[error("training diverged at step {step}: {reason}; {}", good(last_good))]
     Diverged {
         /// Optimiser steps done before.
         step: u64,
-        /// Global gradient norm.
-        norm: f64,
+        /// What is too large.
+        reason: String,
+        /// The newest checkpoint of the run.
+        last_good: Option<PathBuf>,
     },
     /// Asked to end before there was anything to save.
     #[error("interrupted before the first step: nothing was written")]
@@ -68,6 +72,24 @@ impl Error {
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { path: path.into(), source }
+    }
+
+    /// Names the newest checkpoint in the folder `checkpoints`, if this is [`Error::Diverged`].
+    pub(crate) fn with_last_good(self, checkpoints: &Path) -> Self {
+        match self {
+            Self::Diverged { step, reason, .. } => {
+                let last_good = checkpoint::latest(checkpoints).ok().flatten();
+                Self::Diverged { step, reason, last_good }
+            }
+            other => other,
+        }
+    }
+}
+
+fn good(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("the last good checkpoint is {}", path.display()),
+        None => "there is no checkpoint yet".into(),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `tch`'s optimizers keep their state where it cannot be saved. Here all parameters live in one flat buffer that the
 //! network's variables are views of, so that a step is a few in-place passes over one tensor, whatever the number of
-//! layers, and the state is two tensors and a count.
+//! layers, and the state is two tensors and a count. Gradients share one buffer in the same way.
 
 use std::collections::BTreeMap;
 
@@ -52,7 +52,9 @@ impl FlatParameters {
             entries.push(Entry { name, variable, offset });
             offset += count;
         }
-        Ok(Self { entries, gradients: values.f_zeros_like()?, values })
+        let gradients = values.f_zeros_like()?;
+        share_gradients(&entries, &gradients)?;
+        Ok(Self { entries, values, gradients })
     }
 
     /// Parameters in all.
@@ -76,21 +78,38 @@ impl FlatParameters {
             .collect()
     }
 
-    /// Runs `loss` backwards and returns its gradient, (P); a variable that `loss` does not depend on gets zeros.
-    fn backward(&mut self, loss: &Tensor) -> Result<Tensor, Error> {
-        let variables: Vec<&Tensor> = self.entries.iter().map(|entry| &entry.variable).collect();
-        let gradients = Tensor::f_run_backward(&[loss], &variables, false, false)?;
-        let pieces = self.entries.iter().zip(gradients).map(|(entry, gradient)| {
-            if gradient.defined() {
-                gradient.f_reshape([-1])
-            } else {
-                entry.variable.f_zeros_like()?.f_view([-1])
-            }
-        });
-        let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
-        let _ = tch::no_grad(|| Tensor::f_cat_out(&self.gradients, &pieces, 0))?;
-        Ok(self.gradients.shallow_clone())
+    /// The sum of all gradients since they were last cleared, (P); a variable that no loss depended on has zeros.
+    pub fn gradients(&self) -> &Tensor {
+        &self.gradients
     }
+
+    /// Runs the scalar `loss` backwards and adds its gradient to [`FlatParameters::gradients`].
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn add_gradient(&self, loss: &Tensor) -> Result<(), Error> {
+        Ok(loss.f_backward()?)
+    }
+
+    fn clear_gradients(&mut self) -> Result<(), Error> {
+        let _ = self.gradients.f_zero_()?;
+        Ok(())
+    }
+}
+
+/// Makes each variable's gradient a view of `gradients`: autograd adds to a gradient that is there in place, so that a
+/// backward pass leaves all of them in one buffer and any number of passes accumulate.
+fn share_gradients(entries: &[Entry], gradients: &Tensor) -> Result<(), Error> {
+    // a backward pass makes autograd create them, with whatever storage
+    let sums =
+        entries.iter().map(|entry| entry.variable.f_sum(Kind::Float)).collect::<Result<Vec<_>, _>>()?;
+    Tensor::f_stack(&sums, 0)?.f_sum(Kind::Float)?.f_backward()?;
+    for Entry { variable, offset, .. } in entries {
+        let view =
+            gradients.f_narrow(0, *offset, variable.numel() as i64)?.f_view(variable.size().as_slice())?;
+        variable.f_grad()?.set_data(&view);
+    }
+    Ok(())
 }
 
 /// What AdamW is told once.
@@ -145,16 +164,18 @@ impl AdamW {
         self.steps
     }
 
-    /// One update down the gradient of the scalar `loss` at learning rate `rate`; returns the norm before clipping.
+    /// One update down the gradient accumulated by [`FlatParameters::add_gradient`], which is cleared, at learning rate
+    /// `rate`; returns the gradient's norm before clipping.
     ///
     /// # Errors
     /// [`Error::Diverged`] if the norm is not finite, parameters and state being left as they were; [`Error::Torch`].
-    pub fn step(&mut self, loss: &Tensor, rate: f64) -> Result<f64, Error> {
+    pub fn step(&mut self, rate: f64) -> Result<f64, Error> {
         let AdamWConfig { betas: (beta1, beta2), epsilon, weight_decay, clip_norm } = self.config;
-        let mut gradient = self.parameters.backward(loss)?;
+        let mut gradient = self.parameters.gradients.shallow_clone();
         let norm = f64::try_from(gradient.f_norm()?)?;
         if !norm.is_finite() {
-            return Err(Error::Diverged { step: self.steps, norm });
+            let reason = format!("the gradient's norm is {norm}");
+            return Err(Error::Diverged { step: self.steps, reason, last_good: None });
         }
         self.steps += 1;
         let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
@@ -172,6 +193,7 @@ impl AdamW {
                 let _ = values.f_mul_scalar_(1.0 - rate * weight_decay)?;
             }
             let _ = values.f_add_(&update.f_mul_scalar_(-rate / correction(beta1))?)?;
+            self.parameters.clear_gradients()?;
             Ok(norm)
         })
     }
@@ -311,7 +333,8 @@ mod tests {
         for t in 1..=5 {
             let rate = 0.01 * f64::from(t);
             let loss = (&weight * &weight * &weight).sum(Kind::Float);
-            let norm = optimizer.step(&loss, rate).unwrap();
+            optimizer.parameters().add_gradient(&loss).unwrap();
+            let norm = optimizer.step(rate).unwrap();
             let gradient = w.map(|x| 3.0 * x * x);
             let length = gradient[0].hypot(gradient[1]);
             assert!((norm - length).abs() < 1e-4, "{norm} {length}");
@@ -330,7 +353,8 @@ mod tests {
     #[test]
     fn the_first_step_is_the_rate_in_the_gradients_direction() {
         let (vs, weight, mut optimizer) = optimizer(AdamWConfig::default());
-        optimizer.step(&(&weight * &weight).sum(Kind::Float), 0.1).unwrap();
+        optimizer.parameters().add_gradient(&(&weight * &weight).sum(Kind::Float)).unwrap();
+        optimizer.step(0.1).unwrap();
         close(&values(&weight), &[0.9, -1.9]);
         let named = optimizer.parameters().named(optimizer.parameters().values());
         close(&values(&named["unused"]), &[1.0; 3]);
@@ -342,7 +366,8 @@ mod tests {
         let train = |optimizer: &mut AdamW, ema: &mut Ema, weight: &Tensor, steps: std::ops::Range<u64>| {
             for step in steps {
                 let loss = ((weight - step as f64).square() * weight.sin()).sum(Kind::Float);
-                optimizer.step(&loss, 0.05).unwrap();
+                optimizer.parameters().add_gradient(&loss).unwrap();
+                optimizer.step(0.05).unwrap();
                 ema.update(optimizer.parameters()).unwrap();
             }
         };
@@ -368,10 +393,25 @@ mod tests {
     }
 
     #[test]
+    fn two_losses_accumulate_to_the_gradient_of_their_sum() {
+        let (_vs, weight, mut optimizer) = optimizer(AdamWConfig::default());
+        let losses = [(&weight * &weight).sum(Kind::Float), (&weight * 3.0).sum(Kind::Float)];
+        for loss in &losses {
+            optimizer.parameters().add_gradient(loss).unwrap();
+        }
+        close(&values(optimizer.parameters().gradients())[3..], &[5.0, -1.0]);
+        optimizer.step(0.1).unwrap();
+        close(&values(optimizer.parameters().gradients()), &[0.0; 5]);
+        optimizer.parameters().add_gradient(&(&weight * 2.0).sum(Kind::Float)).unwrap();
+        close(&values(optimizer.parameters().gradients()), &[0.0, 0.0, 0.0, 2.0, 2.0]);
+    }
+
+    #[test]
     fn a_gradient_that_is_not_finite_changes_nothing() {
         let (_vs, weight, mut optimizer) = optimizer(AdamWConfig::default());
         let loss = (&weight * f64::NAN).sum(Kind::Float);
-        assert!(matches!(optimizer.step(&loss, 0.1), Err(Error::Diverged { step: 0, .. })));
+        optimizer.parameters().add_gradient(&loss).unwrap();
+        assert!(matches!(optimizer.step(0.1), Err(Error::Diverged { step: 0, .. })));
         close(&values(&weight), &[1.0, -2.0]);
         assert_eq!(optimizer.steps(), 0);
     }

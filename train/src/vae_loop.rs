@@ -9,6 +9,7 @@
 //! belongs to the process: a second training beside it would disturb both.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -100,6 +101,8 @@ pub struct VaeRun<'a> {
     pub stop_at: Option<u64>,
     /// Steps between checkpoints.
     pub save_every: u64,
+    /// Newest checkpoints that stay on disk.
+    pub keep: NonZeroUsize,
     /// Where to compute.
     pub device: Device,
     /// Asks the loop to save and end.
@@ -176,7 +179,9 @@ pub fn train(recipe: &VaeRecipe, frames: &VaeFrames, run: &VaeRun<'_>) -> Result
     let (mut since, mut losses, mut mean) = (Instant::now(), Vec::new(), f64::NAN);
     while step < end && !run.interrupt.is_set() {
         let loss = objective.loss(&network, step)?;
-        let gradient_norm = optimizer.step(&loss, rates.rate(step))?;
+        optimizer.parameters().add_gradient(&loss)?;
+        let gradient_norm =
+            (optimizer.step(rates.rate(step))).map_err(|error| error.with_last_good(&checkpoints))?;
         ema.update(optimizer.parameters())?;
         losses.push(f64::try_from(loss)?);
         step += 1;
@@ -184,16 +189,16 @@ pub fn train(recipe: &VaeRecipe, frames: &VaeFrames, run: &VaeRun<'_>) -> Result
             mean = losses.iter().sum::<f64>() / losses.len() as f64;
             let (rate, seconds) = (rates.rate(step - 1), since.elapsed().as_secs_f64());
             let seconds_per_step = seconds / losses.len() as f64;
-            log.record(&Record { step, loss: mean, gradient_norm, rate, seconds_per_step })?;
+            log.record(step, &Record { step, loss: mean, gradient_norm, rate, seconds_per_step })?;
             log.progress(step, format!("loss {mean:.4}"));
             losses.clear();
             since = Instant::now();
         }
         if step.is_multiple_of(run.save_every.max(1)) && step < end {
-            save(&checkpoints, step, recipe, &optimizer, &ema)?;
+            save(&checkpoints, step, run.keep, recipe, &optimizer, &ema)?;
         }
     }
-    save(&checkpoints, step, recipe, &optimizer, &ema)?;
+    save(&checkpoints, step, run.keep, recipe, &optimizer, &ema)?;
     let averaged = optimizer.parameters().named(ema.values());
     let (psnr, ssim) = export(recipe, &averaged, &frames.held_out, run)?;
     Ok(VaeSummary { step, loss: mean, psnr, ssim })
@@ -321,10 +326,17 @@ fn check(recipe: &VaeRecipe, frames: &VaeFrames) -> Result<(), Error> {
     Ok(())
 }
 
-fn save(folder: &Path, step: u64, recipe: &VaeRecipe, optimizer: &AdamW, ema: &Ema) -> Result<(), Error> {
+fn save(
+    folder: &Path,
+    step: u64,
+    keep: NonZeroUsize,
+    recipe: &VaeRecipe,
+    optimizer: &AdamW,
+    ema: &Ema,
+) -> Result<(), Error> {
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
-    checkpoint::save(folder, step, &State { step, recipe: recipe.clone() }, &tensors)?;
+    checkpoint::save(folder, step, keep, &State { step, recipe: recipe.clone() }, &tensors)?;
     Ok(())
 }
 

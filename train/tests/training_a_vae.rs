@@ -1,6 +1,7 @@
 //! The VAE's training loop as `train-vae` runs it: learning, resuming, refusing, and the folder that it leaves.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,6 +12,8 @@ use acdit_train::procedural::Procedural;
 use acdit_train::vae_loop::{VaeFrames, VaeRecipe, VaeRun, VaeSummary, train};
 use acdit_train::{Error, Interrupt, checkpoint};
 use tch::{Device, Kind};
+
+const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// libtorch's random generator belongs to the process: runs that must repeat take turns.
 fn alone() -> MutexGuard<'static, ()> {
@@ -42,7 +45,7 @@ fn frames() -> VaeFrames {
 
 fn run(out: &Path, stop_at: Option<u64>, resume: bool) -> Result<VaeSummary, Error> {
     let interrupt = Interrupt::default();
-    let run = VaeRun { out, resume, stop_at, save_every: 25, device: Device::Cpu, interrupt };
+    let run = VaeRun { out, resume, stop_at, save_every: 25, keep: TWO, device: Device::Cpu, interrupt };
     train(&recipe(), &frames(), &run)
 }
 
@@ -90,6 +93,7 @@ fn what_cannot_be_trained_is_refused_before_anything_is_written() {
             resume: true,
             stop_at: Some(1),
             save_every: 9,
+            keep: TWO,
             device: Device::Cpu,
             interrupt,
         };
@@ -117,7 +121,15 @@ fn divergence_is_an_error_and_an_interrupt_is_an_orderly_end() {
     let interrupt = Interrupt::default();
     interrupt.set();
     let out = folder.path();
-    let run = VaeRun { out, resume: false, stop_at: None, save_every: 25, device: Device::Cpu, interrupt };
+    let run = VaeRun {
+        out,
+        resume: false,
+        stop_at: None,
+        save_every: 25,
+        keep: TWO,
+        device: Device::Cpu,
+        interrupt,
+    };
     assert_eq!(train(&recipe(), &frames(), &run).unwrap().step, 0);
     assert!(out.join("weights/vae/config.json").is_file());
 

@@ -1,6 +1,7 @@
 //! The network's training loop: it learns, resumes bit for bit, refuses what cannot be, and leaves a folder that streams.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +9,10 @@ use acdit_codec::Size;
 use acdit_codec::vae::{Config as VaeConfig, Vae, tiny};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, Preset, weights};
-use acdit_runtime::{Session, Settings, StepInput, World};
+use acdit_runtime::{Session, Settings, StepInput, World, WorldMeta};
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::procedural::Procedural;
-use acdit_train::world_loop::{Recipe, Run, Summary, train};
+use acdit_train::world_loop::{Memory, Recipe, Run, Summary, train};
 use acdit_train::{Error, Interrupt, LatentBank, Start, checkpoint};
 use tch::{Device, Kind, Tensor, nn};
 
@@ -72,6 +73,7 @@ struct Bench {
     folder: tempfile::TempDir,
     vae: PathBuf,
     dataset: Dataset,
+    meta: WorldMeta,
     bank: LatentBank,
 }
 
@@ -85,12 +87,29 @@ fn bench() -> Bench {
     let encoder = Vae::load(&vae, Device::Cpu, Kind::Float).unwrap().encoder;
     let amount = BankSize { clips: 3, blocks: 6, frames_per_block: 4 };
     let (bank, _) = dataset.bank(&encoder, amount, &Interrupt::default(), |_| ()).unwrap();
-    Bench { folder, vae, dataset, bank }
+    Bench { folder, vae, meta: dataset.meta(), dataset, bank }
 }
 
 impl Bench {
     fn out(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    fn run<'a>(&'a self, out: &'a Path) -> Run<'a> {
+        Run {
+            out,
+            vae: &self.vae,
+            meta: &self.meta,
+            prompts: 2,
+            start: None,
+            resume: false,
+            stop_at: None,
+            save_every: 7,
+            keep: NonZeroUsize::new(2).unwrap(),
+            memory: Memory::default(),
+            device: Device::Cpu,
+            interrupt: Interrupt::default(),
+        }
     }
 
     fn train(
@@ -111,18 +130,8 @@ impl Bench {
         stop_at: Option<u64>,
         resume: bool,
     ) -> Result<Summary, Error> {
-        let run = Run {
-            out: &self.out(name),
-            vae: &self.vae,
-            meta: &self.dataset.meta(),
-            prompts: 2,
-            start,
-            resume,
-            stop_at,
-            save_every: 7,
-            device: Device::Cpu,
-            interrupt: Interrupt::default(),
-        };
+        let out = self.out(name);
+        let run = Run { start, resume, stop_at, ..self.run(&out) };
         train(recipe, &self.bank, &run)
     }
 
@@ -154,6 +163,52 @@ fn twenty_steps_equal_ten_and_ten_more_bit_for_bit() {
 }
 
 #[test]
+fn a_batch_in_parts_and_activations_computed_twice_give_the_same_weights() {
+    let _turn = alone();
+    let bench = bench();
+    // the first step of Adam divides by the gradient's own size, so that rounding would show in parameters that matter not
+    let recipe = Recipe { steps: 10, warmup: 10, rate: 1e-3, ..recipe() };
+    let whole = bench.train(&recipe, "whole", None, false).unwrap();
+    let two = NonZeroUsize::new(2).unwrap();
+    for (name, accumulate, recompute) in
+        [("parts", two, false), ("recomputed", NonZeroUsize::MIN, true), ("both", two, true)]
+    {
+        let out = bench.out(name);
+        let run = Run { memory: Memory { accumulate, recompute }, ..bench.run(&out) };
+        let summary = train(&recipe, &bench.bank, &run).unwrap();
+        assert!((whole.loss.unwrap() - summary.loss.unwrap()).abs() < 1e-5, "{name}");
+        let (one, other) = (&bench.state("whole")["parameters"], &bench.state(name)["parameters"]);
+        let moved = (one - other).abs().max().double_value(&[]);
+        assert!(moved < 1e-5, "{name}: a parameter is off by {moved}");
+    }
+    let out = bench.out("three");
+    let memory = Memory { accumulate: NonZeroUsize::new(3).unwrap(), recompute: false };
+    let run = Run { memory, ..bench.run(&out) };
+    let refused = train(&recipe, &bench.bank, &run).unwrap_err().to_string();
+    assert_eq!(refused, "a batch of 4 clips cannot be accumulated in 3 equal parts");
+}
+
+#[test]
+fn a_loss_that_explodes_ends_the_run_and_names_the_checkpoint_before() {
+    let _turn = alone();
+    let bench = bench();
+    // the rate rises until the network comes apart
+    let wild = Recipe { steps: 400, warmup: 400, rate: 40.0, decay: 0.0, self_context: 0.0, ..recipe() };
+    let error = bench.train(&wild, "wild", None, false).unwrap_err();
+    let checkpoints = bench.out("wild").join("checkpoints");
+    let newest = checkpoint::latest(&checkpoints).unwrap().unwrap();
+    let Error::Diverged { step, reason, last_good } = &error else { panic!("{error}") };
+    assert!(reason.starts_with("the loss is ") || reason.starts_with("the gradient's norm is "), "{reason}");
+    assert_eq!(last_good.as_ref(), Some(&newest));
+    assert!(
+        *step < 400 && newest.ends_with(format!("step-{:08}.safetensors", step / 7 * 7)),
+        "{newest:?} at {step}"
+    );
+    // the best one is still there when the newest two are not
+    assert!(weights::read(&checkpoints.join("best.safetensors")).unwrap().contains_key("parameters"));
+}
+
+#[test]
 fn a_run_goes_on_from_weights_and_learns_new_labels_anew() {
     let _turn = alone();
     let bench = bench();
@@ -162,7 +217,7 @@ fn a_run_goes_on_from_weights_and_learns_new_labels_anew() {
     // too slow to move a bf16 weight
     let still = Recipe { rate: 1e-12, ..recipe() };
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    assert!(!load().with_labels(&bench.dataset.meta().label_names()));
+    assert!(!load().with_labels(&bench.meta.label_names()));
     assert!(
         load().with_labels(&names(&["none", "up", "down", "left", "right"])),
         "the same, in another order"
@@ -185,7 +240,7 @@ fn a_run_goes_on_from_weights_and_learns_new_labels_anew() {
     weights::write(&transformer.join("diffusion_pytorch_model.safetensors"), &first, Kind::BFloat16).unwrap();
     let seven = Config { num_classes: 7, ..recipe().model };
     std::fs::write(transformer.join("config.json"), serde_json::to_vec(&seven).unwrap()).unwrap();
-    let labels = bench.dataset.meta().label_names();
+    let labels = bench.meta.label_names();
     let mut start = load();
     assert!(start.with_labels(&labels));
     bench.train_from(Some(&start), &still, "third", Some(1), false).unwrap();
@@ -225,7 +280,7 @@ fn it_learns_and_what_it_leaves_streams() {
 
     let folder = bench.out("run").join("weights");
     let world = World::load(&folder, Device::Cpu, Kind::Float).unwrap();
-    assert_eq!(world.meta, bench.dataset.meta());
+    assert_eq!(world.meta, bench.meta);
     let mut session = Session::new(&world, Settings::of(&world, 0)).unwrap();
     let block = session.step(&world, &StepInput { label: 1, inject: None }).unwrap();
     assert_eq!(block.latents.size(), [4, 4, 4, 4]);
@@ -246,6 +301,40 @@ fn what_does_not_fit_is_refused() {
     assert!(message(bench.train(&larger, "a", None, false)).contains("[4, 4, 4]"));
     let longer = Recipe { blocks: 7, ..recipe() };
     assert!(message(bench.train(&longer, "b", None, false)).contains("7 blocks"));
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_data_only() {
+    let _turn = alone();
+    let mut bench = bench();
+    bench.train(&recipe(), "run", Some(1), false).unwrap();
+    let encoder = Vae::load(&bench.vae, Device::Cpu, Kind::Float).unwrap().encoder;
+    let size = BankSize { clips: 2, blocks: 6, frames_per_block: 4 };
+    let bank_of = |seed, size| {
+        let dataset = Dataset { seed, ..bench.dataset.clone() };
+        dataset.bank(&encoder, size, &Interrupt::default(), |_| ()).unwrap().0
+    };
+    let same = bank_of(0, BankSize { clips: 3, ..size });
+    for (bank, needle) in
+        [(bank_of(0, size), "clips 3 there, 2 here"), (bank_of(7, size), "seed 0 there, 7 here")]
+    {
+        bench.bank = bank;
+        let refused = bench.train(&recipe(), "run", None, true).unwrap_err().to_string();
+        assert!(
+            refused.contains("that run learnt from other data: ") && refused.contains(needle),
+            "{refused}"
+        );
+    }
+    bench.bank = same;
+    assert_eq!(bench.train(&recipe(), "run", Some(2), true).unwrap().step, 2);
+
+    let config = bench.vae.join("config.json");
+    let rescaled = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"scaling_factor\": 1.0", "\"scaling_factor\": 2.0");
+    std::fs::write(&config, rescaled).unwrap();
+    let refused = bench.train(&recipe(), "run", None, true).unwrap_err().to_string();
+    assert!(refused.ends_with("other vae"), "{refused}");
 }
 
 #[test]
@@ -276,18 +365,8 @@ fn an_interrupt_before_the_first_step_leaves_nothing() {
     let bench = bench();
     let interrupt = Interrupt::default();
     interrupt.set();
-    let run = Run {
-        out: &bench.out("run"),
-        vae: &bench.vae,
-        meta: &bench.dataset.meta(),
-        prompts: 0,
-        start: None,
-        resume: false,
-        stop_at: None,
-        save_every: 7,
-        device: Device::Cpu,
-        interrupt: interrupt.clone(),
-    };
+    let out = bench.out("run");
+    let run = Run { interrupt: interrupt.clone(), ..bench.run(&out) };
     assert!(matches!(train(&recipe(), &bench.bank, &run), Err(Error::Interrupted)));
     assert!(!run.out.exists());
     let encoder = Vae::load(&bench.vae, Device::Cpu, Kind::Float).unwrap().encoder;

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::Error;
-use crate::dataset::{Dataset, HELD_OUT_SEED, Skipped, Source};
+use crate::dataset::{BankSize, Dataset, HELD_OUT_SEED, Skipped, Source};
 use crate::listing::{Entry, Split};
 use crate::procedural::{FRAMES_PER_BLOCK, Procedural};
 
@@ -71,7 +71,7 @@ impl<'a> RealClips<'a> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let source = match &dataset.source {
             Source::Procedural(world) => {
-                dataset.check_procedural(FRAMES_PER_BLOCK)?;
+                dataset.check(BankSize { clips: 0, blocks: 0, frames_per_block: FRAMES_PER_BLOCK })?;
                 let next_seed = HELD_OUT_SEED.wrapping_add(seed.wrapping_mul(SEEDS_OF_A_DRAW));
                 Draw::Procedural { world: *world, next_seed }
             }
@@ -123,13 +123,19 @@ impl<'a> RealClips<'a> {
                     return Ok(None);
                 };
                 let Some(entry) = classes[class].pop() else { continue };
-                match self.dataset.decode(entry, self.needed.fewest) {
-                    Ok(frames) => {
+                let frames =
+                    self.dataset.frames(&entry.path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+                let reason = match frames {
+                    Ok(frames) if frames.len() >= self.needed.fewest => {
                         *turn = class + 1;
                         break (frames, vec![entry.label as i64]);
                     }
-                    Err(reason) => skipped.push(Skipped::new(&entry.path, &reason)),
-                }
+                    Ok(frames) => {
+                        format!("{} frames at this interval, {} needed", frames.len(), self.needed.fewest)
+                    }
+                    Err(error) => error.to_string(),
+                };
+                skipped.push(Skipped::new(&entry.path, &reason));
             },
         };
         let first = self.rng.random_range(0..=frames.len().saturating_sub(self.needed.window));
@@ -185,6 +191,8 @@ mod tests {
             classes: names.map(|(class, _)| class.to_owned()).into(),
             train: train.collect(),
             test: Vec::new(),
+            fold: None,
+            mirrored: false,
         };
         let files = dataset(Source::Clips(listing));
         let mut clips = RealClips::new(&files, Split::Train, NEEDED, 0).unwrap();
