@@ -22,7 +22,18 @@ const PROCEDURAL_BLOCKS: usize = 100;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct Data {
-    /// What to learn
+    #[command(flatten)]
+    clips: Clips,
+    /// Pixels a side
+    #[arg(long, default_value_t = 64)]
+    pub(crate) resolution: u32,
+}
+
+/// A dataset, and which of its frames are taken.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct Clips {
+    /// Which clips
     #[arg(long, value_enum)]
     dataset: Option<DatasetArg>,
     /// Folder of the clips, which holds a folder for each class
@@ -34,9 +45,6 @@ pub(crate) struct Data {
     /// Which of UCF-101's three pairs of lists [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3))]
     fold: Option<u32>,
-    /// Pixels a side
-    #[arg(long, default_value_t = 64)]
-    pub(crate) resolution: u32,
     /// Of a clip's frames, every how many-th is taken
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     frame_interval: u32,
@@ -57,11 +65,33 @@ enum DatasetArg {
 impl Data {
     /// Whether there is a dataset at all.
     pub(crate) fn is_named(&self) -> bool {
-        self.dataset.is_some()
+        self.clips.is_named()
     }
 
     /// `seed` is that of procedural clips.
     pub(crate) fn open(&self, seed: u64) -> anyhow::Result<Dataset> {
+        self.clips.open(Size { width: self.resolution, height: self.resolution }, seed)
+    }
+
+    /// The VAE for a dataset when none is named.
+    pub(crate) fn shipped_vae(&self) -> anyhow::Result<PathBuf> {
+        if self.clips.dataset != Some(DatasetArg::Gravity) {
+            tracing::warn!(
+                "the shipped VAE knows gravity only: make another by train-vae and name it by --vae"
+            );
+        }
+        Ok(world::shipped()?.join("vae"))
+    }
+}
+
+impl Clips {
+    /// Whether there is a dataset at all.
+    pub(crate) fn is_named(&self) -> bool {
+        self.dataset.is_some()
+    }
+
+    /// Frames of that size; `seed` is that of procedural clips.
+    pub(crate) fn open(&self, size: Size, seed: u64) -> anyhow::Result<Dataset> {
         let dataset = self.dataset.context("--dataset is missing: gravity, maze, ucf101 or folder")?;
         let has_lists = dataset == DatasetArg::Ucf101;
         let has_clips = has_lists || dataset == DatasetArg::Folder;
@@ -83,18 +113,7 @@ impl Data {
             }
             (DatasetArg::Folder, Some(folder)) => Source::Clips(Listing::of_folder(folder)?),
         };
-        let size = Size { width: self.resolution, height: self.resolution };
         Ok(Dataset { source, size, frame_interval: self.frame_interval, seed })
-    }
-
-    /// The VAE for a dataset when none is named.
-    pub(crate) fn shipped_vae(&self) -> anyhow::Result<PathBuf> {
-        if self.dataset != Some(DatasetArg::Gravity) {
-            tracing::warn!(
-                "the shipped VAE knows gravity only: make another by train-vae and name it by --vae"
-            );
-        }
-        Ok(world::shipped()?.join("vae"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use crate::harness::Folder;
 
 /// Runs `words`, which must be refused with a line that holds `needle`.
-fn refused(folder: &Folder, words: &[&str], needle: &str) {
+pub(crate) fn refused(folder: &Folder, words: &[&str], needle: &str) {
     let before = folder.names();
     let ran = folder.run(words);
     assert_eq!(ran.code, Some(2), "{words:?}: {ran:?}");
@@ -115,7 +115,7 @@ fn the_other_verbs_say_what_is_missing() {
     );
     refused(&folder, &["eval", "--world", "gravity", "--frames", "0"], "'0' for '--frames <N>'");
     refused(&folder, &["eval", "--world", "gravity", "--of", "lies"], "'lies' for '--of");
-    refused(&folder, &["eval"], "--world <WORLD>");
+    refused(&folder, &["eval"], "--world or --dataset is missing");
     refused(&folder, &["plot", "world", "--out", "a.svg"], "world/log.jsonl: No such file");
     refused(&folder, &["plot", "world", "--out", "a.png"], "a.png: expected a name ending in .svg");
     for (log, needle) in [

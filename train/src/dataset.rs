@@ -15,7 +15,7 @@ use crate::vae_loop::VaeFrames;
 use crate::{Description, Error, Interrupt, LatentBank};
 
 /// Seeds of held-out material are counted from here, far from those that training can reach.
-const HELD_OUT_SEED: u64 = 1 << 40;
+pub(crate) const HELD_OUT_SEED: u64 = 1 << 40;
 /// Threads that decode clips into memory.
 const DECODERS: usize = 2;
 
@@ -63,7 +63,7 @@ pub struct Skipped {
 
 impl Skipped {
     /// Errors often name their file: the reason goes without.
-    fn new(path: &Path, reason: &str) -> Self {
+    pub(crate) fn new(path: &Path, reason: &str) -> Self {
         let named = format!("{}: ", path.display());
         Self { path: path.into(), reason: reason.strip_prefix(&named).unwrap_or(reason).into() }
     }

@@ -6,6 +6,7 @@ pub mod dataset;
 mod description;
 mod encoding;
 mod error;
+pub mod evaluate;
 pub mod gravity;
 mod interrupt;
 pub mod listing;
