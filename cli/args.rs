@@ -12,7 +12,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
-    bench, check, completions, continuation, convert, eval, generate, plot, serve, train, train_vae, verify,
+    bench, check, completions, continuation, convert, encode, eval, generate, plot, serve, train, train_vae,
+    verify, watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -49,6 +50,10 @@ Examples:
 pub(crate) enum Verb {
     /// Stream a world to the browser: steer, pause, restart, continue a clip
     Serve(serve::Serve),
+    /// Watch a stream without a browser, and measure how evenly it comes
+    Watch(watch::Watch),
+    /// Watch a stream many times over
+    Loadtest(watch::Loadtest),
     /// Write a generated clip, or a picture, to a file
     Generate(generate::Generate),
     /// Write a clip's last frames and how the world goes on from them
@@ -57,6 +62,8 @@ pub(crate) enum Verb {
     Train(train::Train),
     /// Train the VAE under a world
     TrainVae(train_vae::TrainVae),
+    /// Encode a dataset once, for any number of trainings
+    Encode(encode::Encode),
     Convert(convert::Convert),
     Verify(verify::Verify),
     /// Say what this machine can compute on, and with which libraries

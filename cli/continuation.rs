@@ -17,7 +17,8 @@ use crate::world;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The film opens with the clip's last blocks, as many as the window holds: cropped and scaled to the
-world's size, at its rate, but not otherwise touched. What follows is generated.
+world's size, at its rate, but not otherwise touched. What follows is generated. The clip is decoded in
+this process, as your own file: what others send belongs into `serve`, which decodes it confined.
 
 Examples:
   acdit-world continue clip.mp4 --frames 120 --out longer.mp4

@@ -16,6 +16,39 @@ struct Findings {
     versions: BTreeMap<&'static str, String>,
     /// The shipped weights, if they are found.
     weights: Option<std::path::PathBuf>,
+    #[cfg(feature = "video")]
+    uploads: Sandbox,
+}
+
+/// What confines the decoder of uploads.
+#[cfg(feature = "video")]
+#[derive(Debug, Serialize)]
+struct Sandbox {
+    /// Whether that is enough to decode them.
+    suffices: bool,
+    #[serde(flatten)]
+    layers: Option<acdit_sandbox::Layers>,
+    /// Why no process could be confined.
+    problem: Option<String>,
+}
+
+#[cfg(feature = "video")]
+impl Sandbox {
+    fn found() -> Self {
+        match crate::uploads::layers() {
+            Ok(layers) => Self { suffices: layers.suffice(), layers: Some(layers), problem: None },
+            Err(problem) => Self { suffices: false, layers: None, problem: Some(problem) },
+        }
+    }
+
+    fn text(&self) -> String {
+        let found = self.layers.map(|layers| layers.to_string()).or(self.problem.clone()).unwrap_or_default();
+        if self.suffices {
+            format!("confined: {found}")
+        } else {
+            format!("refused, as no sandbox is here: {found}")
+        }
+    }
 }
 
 pub(crate) fn run(output: Output) -> anyhow::Result<()> {
@@ -25,13 +58,19 @@ pub(crate) fn run(output: Output) -> anyhow::Result<()> {
         .extend(report.libraries.iter().filter_map(|library| Some((library.name, library.version.clone()?))));
     #[cfg(feature = "video")]
     versions.extend(acdit_codec::video::libraries());
-    let findings = Findings { report, versions, weights: world::shipped().ok() };
+    let findings = Findings {
+        report,
+        versions,
+        weights: world::shipped().ok(),
+        #[cfg(feature = "video")]
+        uploads: Sandbox::found(),
+    };
     output.print(&findings, || findings.text())
 }
 
 impl Findings {
     fn text(&self) -> String {
-        let Self { report, versions, weights } = self;
+        let Self { report, versions, weights, .. } = self;
         let mut text = String::new();
         let mut line = |name: &str, value: String| {
             // Writing to a string cannot fail.
@@ -64,6 +103,8 @@ impl Findings {
         }
         let missing = || "not found".to_owned();
         line("weights", weights.as_ref().map_or_else(missing, |weights| weights.display().to_string()));
+        #[cfg(feature = "video")]
+        line("uploads", self.uploads.text());
         text.truncate(text.trim_end().len());
         text
     }

@@ -31,15 +31,15 @@ pub(crate) fn enlarged(size: Size) -> Size {
 }
 
 #[cfg(feature = "video")]
-pub(crate) use with_video::{create, last_frames, last_frames_uploaded};
+pub(crate) use with_video::{create, last_frames};
 #[cfg(not(feature = "video"))]
-pub(crate) use without_video::{create, last_frames, last_frames_uploaded};
+pub(crate) use without_video::{create, last_frames};
 
 #[cfg(feature = "video")]
 mod with_video {
     use std::path::Path;
 
-    use acdit_codec::video::{DecodeOptions, FileConfig, FileWriter, Limits, Source, decode_last};
+    use acdit_codec::video::{DecodeOptions, FileConfig, FileWriter, Limits, decode_last};
     use acdit_codec::{Error, Frame, Size};
 
     use super::{Wanted, enlargement};
@@ -52,19 +52,12 @@ mod with_video {
         FileWriter::create(path, &config)
     }
 
-    /// The last frames of a file of one's own.
+    /// The last frames of a file of one's own, decoded in this process: its owner runs the command. What strangers send
+    /// goes through `uploads`.
     pub(crate) fn last_frames(clip: &Path, wanted: Wanted) -> Result<Vec<Frame>, Error> {
-        decode(clip.into(), wanted, Limits::FILE)
-    }
-
-    /// The last frames of a file that a stranger sent.
-    pub(crate) fn last_frames_uploaded(clip: Vec<u8>, wanted: Wanted) -> Result<Vec<Frame>, Error> {
-        decode(clip.into(), wanted, Limits::UPLOAD)
-    }
-
-    fn decode(clip: Source, wanted: Wanted, limits: Limits) -> Result<Vec<Frame>, Error> {
         let Wanted { size, frames_per_second, frames } = wanted;
-        Ok(decode_last(clip, &DecodeOptions { size, frames_per_second, limits }, frames)?.frames)
+        let options = DecodeOptions { size, frames_per_second, limits: Limits::FILE };
+        Ok(decode_last(clip, &options, frames)?.frames)
     }
 }
 
@@ -94,10 +87,6 @@ mod without_video {
     }
 
     pub(crate) fn last_frames(_clip: &Path, _wanted: Wanted) -> Result<Vec<Frame>, Error> {
-        Err(absent())
-    }
-
-    pub(crate) fn last_frames_uploaded(_clip: Vec<u8>, _wanted: Wanted) -> Result<Vec<Frame>, Error> {
         Err(absent())
     }
 

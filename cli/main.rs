@@ -2,24 +2,32 @@
 
 mod args;
 mod bench;
+mod cadence;
 mod check;
 mod completions;
 mod config;
 mod continuation;
 mod convert;
+mod data;
+#[cfg(feature = "video")]
+mod decode_upload;
 mod doctor;
+mod encode;
 mod eval;
 mod failure;
 mod film;
 mod generate;
 mod output;
 mod plot;
+mod recording;
 mod serve;
 mod signals;
 mod source;
 mod train;
 mod train_vae;
+mod uploads;
 mod verify;
+mod watch;
 mod world;
 
 use std::process::ExitCode;
@@ -30,6 +38,11 @@ use crate::args::{Cli, Verb};
 use crate::output::Output;
 
 fn main() -> ExitCode {
+    // Before all else: this process is to hold as little as possible when it meets a stranger's clip.
+    #[cfg(feature = "video")]
+    if let Some(words) = decode_upload::asked() {
+        return decode_upload::run(words);
+    }
     device::spin_briefly();
     device::keep_freed_memory();
     output::log_to_stderr();
@@ -44,10 +57,13 @@ fn main() -> ExitCode {
 fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> {
     match cli.verb {
         Verb::Serve(verb) => verb.run(output),
+        Verb::Watch(verb) => verb.run(output),
+        Verb::Loadtest(verb) => verb.run(output),
         Verb::Generate(verb) => verb.run(output),
         Verb::Continue(verb) => verb.run(output),
         Verb::Train(verb) => verb.run(output),
         Verb::TrainVae(verb) => verb.run(output),
+        Verb::Encode(verb) => verb.run(output),
         Verb::Convert(verb) => verb.run(output),
         Verb::Verify(verb) => verb.run(output),
         Verb::Doctor => doctor::run(output),

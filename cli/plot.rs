@@ -13,7 +13,7 @@ use crate::output::Output;
 
 const SIZE: (u32, u32) = (900, 540);
 /// Distinct for the common kinds of colour blindness (Okabe and Ito).
-const COLOURS: [RGBColor; 6] = [
+pub(crate) const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -64,13 +64,7 @@ struct Curve {
 impl Plot {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         let Self { runs, out } = self;
-        if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
-            bail!("{}: expected a name ending in .svg", out.display());
-        }
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            bail!("{}: the folder {} does not exist", out.display(), folder.display());
-        }
+        check_picture(&out)?;
         let runs = runs.into_iter().map(Curve::read).collect::<anyhow::Result<Vec<_>>>()?;
         let picture = draw(&runs).context("drawing")?;
         write_atomically(&out, picture.as_bytes())?;
@@ -103,6 +97,18 @@ impl Curve {
         };
         Ok(Self { run, points: losses.len(), last_step, last_loss, losses })
     }
+}
+
+/// Whether a picture can be written there.
+pub(crate) fn check_picture(out: &Path) -> anyhow::Result<()> {
+    if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
+        bail!("{}: expected a name ending in .svg", out.display());
+    }
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!("{}: the folder {} does not exist", out.display(), folder.display());
+    }
+    Ok(())
 }
 
 /// Loss over steps, on a logarithmic scale.

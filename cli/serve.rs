@@ -8,12 +8,12 @@ use acdit_io::{Hub, LabelInfo, ServerConfig, WindowInfo, WorldInfo};
 use acdit_runtime::{Engine, Stream, StreamConfig, WindowMode};
 use anyhow::Context;
 use clap::Args;
-use tokio::sync::Semaphore;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::signals::Ending;
-use crate::source::{DECODES, StreamSource, announce, announce_next, publish};
+use crate::source::{StreamSource, announce, announce_next, publish};
+use crate::uploads::{UploadArgs, Uploads};
 use crate::world::{Loaded, WorldArgs};
 
 /// Tasks that wait for sockets need little; the cores are for the model.
@@ -40,6 +40,8 @@ pub(crate) struct Serve {
     /// Seed of the first stream
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    uploads: UploadArgs,
     #[command(flatten)]
     world: WorldArgs,
 }
@@ -70,8 +72,8 @@ impl Serve {
             move || announce(&states, &hub)
         })?;
         let info = WorldInfo { codec: handle.codec().unwrap_or_default().to_owned(), ..info };
-        let decodes = Arc::new(Semaphore::new(DECODES));
-        let source = Arc::new(StreamSource { handle: Arc::new(handle), info, clip: wanted, decodes });
+        let uploads = Uploads::new(wanted, self.uploads);
+        let source = Arc::new(StreamSource { handle: Arc::new(handle), info, uploads });
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SERVER_THREADS)

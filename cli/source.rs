@@ -2,25 +2,18 @@
 
 use std::sync::Arc;
 
-use acdit_codec::Error as CodecError;
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
 use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle};
-use tokio::sync::Semaphore;
 
-use crate::film::{self, Wanted};
+use crate::uploads::Uploads;
 
 /// A stream of the engine as the server sees it.
 pub(crate) struct StreamSource {
     pub(crate) handle: Arc<StreamHandle>,
     pub(crate) info: WorldInfo,
-    /// What is taken of a clip to continue from.
-    pub(crate) clip: Wanted,
-    /// Clips being decoded: [`DECODES`] at most. A viewer that leaves does not free its place before its clip is done.
-    pub(crate) decodes: Arc<Semaphore>,
+    /// Where clips to continue from are decoded.
+    pub(crate) uploads: Uploads,
 }
-
-/// Clips that are decoded at once; one more is refused as busy.
-pub(crate) const DECODES: usize = 2;
 
 impl WorldSource for StreamSource {
     fn info(&self) -> WorldInfo {
@@ -35,7 +28,7 @@ impl WorldSource for StreamSource {
             Asked::Resume => Control::Resume,
             Asked::Step => Control::Step,
             Asked::Restart { seed } => Control::Restart { seed },
-            Asked::Continue { clip } => return self.continue_from(clip.into(), reply),
+            Asked::Continue { clip } => return self.continue_from(clip, reply),
             _ => return reply.refused("unsupported", "this world cannot do that"),
         };
         self.handle.control(control, |outcome| answer(reply, outcome));
@@ -51,32 +44,11 @@ impl WorldSource for StreamSource {
 }
 
 impl StreamSource {
-    /// Decodes on a thread of its own, as a clip takes its time.
-    fn continue_from(&self, clip: Vec<u8>, reply: Reply) {
-        let Ok(place) = self.decodes.clone().try_acquire_owned() else {
-            return reply.refused("busy", "other clips are being decoded: try again");
-        };
-        let (handle, wanted) = (self.handle.clone(), self.clip);
-        tokio::task::spawn_blocking(move || {
-            match film::last_frames_uploaded(clip, wanted) {
-                // Whoever sent it was told that it took too long, or has left: the stream must not change now.
-                Ok(_) if reply.is_closed() => {}
-                Ok(frames) => handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome)),
-                Err(error) => reply.refused(code(&error), error.to_string()),
-            }
-            drop(place);
+    fn continue_from(&self, clip: impl AsRef<[u8]> + Send + 'static, reply: Reply) {
+        let handle = self.handle.clone();
+        self.uploads.decode(clip, reply, move |frames, reply| {
+            handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome));
         });
-    }
-}
-
-/// What a clip is refused with, for programs.
-fn code(error: &CodecError) -> &'static str {
-    match error {
-        CodecError::NotAVideo { .. } | CodecError::ClipCodec { .. } | CodecError::NoPictures { .. } => {
-            "not_a_video"
-        }
-        CodecError::ClipTooLarge { .. } => "too_large",
-        _ => "failed",
     }
 }
 

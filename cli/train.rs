@@ -3,88 +3,30 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use acdit_codec::Size;
 use acdit_codec::vae::{Config as VaeConfig, Vae};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, RopeKind};
 use acdit_parallel::{Group, Place, TIMEOUT};
+use acdit_runtime::WorldMeta;
 use acdit_runtime::device::{self, DeviceChoice, Placement, Precision};
 use acdit_train::Start;
-use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
-use acdit_train::listing::Listing;
-use acdit_train::procedural::Procedural;
-use acdit_train::ucf101;
+use acdit_train::dataset::{Dataset, Skipped, Source};
+use acdit_train::listing::Split;
+use acdit_train::shards::Shards;
 use acdit_train::world_loop::{self, Memory, Recipe, Run};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tch::Kind;
 
 use crate::args::Threads;
+use crate::data::{self, Data, FRAMES_PER_BLOCK};
 use crate::output::{self, Output};
-use crate::{config, signals, world};
+use crate::{config, signals};
 
-/// Frames per block, the paper's choice.
-const FRAMES_PER_BLOCK: usize = 4;
-/// Trajectories of a procedural world, and blocks of each: three hours and 20 minutes of play.
-const PROCEDURAL_CLIPS: usize = 480;
-const PROCEDURAL_BLOCKS: usize = 100;
 /// Share of the clips that learn on their own context.
 const OWN_CONTEXT: f64 = 0.35;
 /// Of a procedural world, from whose clips nothing is chosen: a stream that begins with nothing has no balls to keep.
 const PROMPTS: usize = 16;
-
-/// What there is to learn from.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Data")]
-pub(crate) struct Data {
-    /// What to learn
-    #[arg(long, value_enum)]
-    dataset: DatasetArg,
-    /// Folder of the clips, which holds a folder for each class
-    #[arg(long, value_name = "DIR", required_if_eq_any([("dataset", "ucf101"), ("dataset", "folder")]))]
-    data_dir: Option<PathBuf>,
-    /// Folder of UCF-101's lists [default: ucfTrainTestlist in the data folder or beside it]
-    #[arg(long, value_name = "DIR")]
-    splits_dir: Option<PathBuf>,
-    /// Which of UCF-101's three lists
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3))]
-    fold: u32,
-    /// Pixels a side
-    #[arg(long, default_value_t = 64)]
-    pub(crate) resolution: u32,
-    /// Of a clip's frames, every how many-th is taken
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    frame_interval: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
-pub(crate) enum DatasetArg {
-    /// The procedural world of two balls
-    Gravity,
-    /// The procedural walk in a maze
-    Maze,
-    /// UCF-101, by its folders and lists
-    Ucf101,
-    /// Any clips: a folder for each class, labels in the order of the folders' names
-    Folder,
-}
-
-impl Data {
-    /// `seed` is that of procedural clips.
-    pub(crate) fn open(&self, seed: u64) -> anyhow::Result<Dataset> {
-        let source = match (self.dataset, &self.data_dir) {
-            (DatasetArg::Gravity, _) => Source::Procedural(Procedural::Gravity),
-            (DatasetArg::Maze, _) => Source::Procedural(Procedural::Maze),
-            (_, None) => bail!("--data-dir DIR is missing: where are the clips?"),
-            (DatasetArg::Ucf101, Some(folder)) => {
-                Source::Clips(ucf101::open(folder, self.splits_dir.as_deref(), self.fold)?)
-            }
-            (DatasetArg::Folder, Some(folder)) => Source::Clips(Listing::of_folder(folder)?),
-        };
-        let size = Size { width: self.resolution, height: self.resolution };
-        Ok(Dataset { source, size, frame_interval: self.frame_interval, seed })
-    }
-}
 
 /// Where a run is kept and how far it goes.
 #[derive(Debug, Args)]
@@ -142,13 +84,25 @@ Examples:
   acdit-world train --dataset gravity --out run                # a world like the shipped one
   acdit-world train --dataset gravity --out run --resume
   acdit-world train --dataset gravity --out run2 --from run/weights   # go on from what was learnt
-  acdit-world train --preset ucf101-xl --data-dir UCF-101 --vae sd-vae --out run   # the paper's")]
+  acdit-world train --preset ucf101-xl --data-dir UCF-101 --vae sd-vae --out run   # the paper's
+  acdit-world train --preset ucf101-xl --latents ucf-latents --out run   # of what `encode` made: again and again")]
 pub(crate) struct Train {
     /// Take all that is not said otherwise from a recipe: cli/presets/NAME.toml of the sources says what that is
     #[arg(long, value_name = "NAME", value_parser = config::preset_names())]
     preset: Option<String>,
     #[command(flatten)]
     data: Data,
+    /// Instead of a dataset, the latents that `encode` has made of one
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Data",
+        conflicts_with_all = ["dataset", "data_dir", "splits_dir", "fold", "resolution", "frame_interval", "flip", "clips", "vae"]
+    )]
+    latents: Option<PathBuf>,
+    /// Learn from each clip's mirror image, too: of a dataset in files, whose labels have no directions
+    #[arg(long, help_heading = "Data")]
+    flip: bool,
     /// VAE folder [default: that of --from, else of the shipped world, which knows gravity only]
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     vae: Option<PathBuf>,
@@ -274,24 +228,20 @@ impl Train {
         let place = Place::from_env()?;
         let device = place.as_ref().map_or(*device, |place| device_of(place, *device));
         let placement = Placement::select(device, self.dtype)?;
-        let dataset = self.data.open(*seed)?;
-        let vae = match (&self.vae, &self.from) {
-            (Some(_), Some(from)) if from.join("vae").is_dir() => {
-                bail!("--vae: {} has a VAE of its own, whose latents its network knows", from.display())
-            }
-            (Some(vae), _) => vae.clone(),
-            (None, Some(from)) => from.join("vae"),
-            (None, None) => world::shipped()?.join("vae"),
-        };
-        if self.vae.is_none() && self.from.is_none() && self.data.dataset != DatasetArg::Gravity {
-            tracing::warn!(
-                "the shipped VAE knows gravity only: make another by train-vae and name it by --vae"
-            );
-        }
-        let meta = dataset.meta();
+        let blocks = data::blocks(self.frames)?;
+        let material = self.material(*seed)?;
+        let vae = self.vae_of(&material)?;
+        let meta = material.meta();
         let mut start = self.from.as_deref().map(Start::load).transpose()?;
-        let (model, prediction) =
-            self.network(&VaeConfig::load(&vae)?, &meta.label_names(), start.as_mut())?;
+        let (model, prediction) = self.network(
+            material.resolution(),
+            &VaeConfig::load(&vae)?,
+            &meta.label_names(),
+            start.as_mut(),
+        )?;
+        if let (Some(start), Material::Shards(_)) = (&start, &material) {
+            start.check_vae(&vae)?;
+        }
         let usual = if prediction == Prediction::Epsilon { 0.0 } else { OWN_CONTEXT };
         let group = match &place {
             Some(place) => Group::connect(place, TIMEOUT)?,
@@ -300,7 +250,7 @@ impl Train {
         let recipe = Recipe {
             model,
             prediction,
-            blocks: self.frames / FRAMES_PER_BLOCK,
+            blocks,
             batch: self.batch * group.world(),
             steps: self.steps,
             rate: self.rate,
@@ -315,12 +265,11 @@ impl Train {
             seed: *seed,
         };
         let interrupt = signals::interrupt()?;
-        let procedural = matches!(dataset.source, Source::Procedural(_));
         let run = Run {
             out,
             vae: &vae,
             meta: &meta,
-            prompts: if procedural { PROMPTS } else { 0 },
+            prompts: if material.is_procedural() { PROMPTS } else { 0 },
             start: start.as_ref(),
             resume: *resume,
             stop_at: *stop_at,
@@ -332,18 +281,19 @@ impl Train {
             interrupt: interrupt.clone(),
         };
         world_loop::check(&recipe, &run)?;
-        let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
-        let clips = self.clips.unwrap_or(if procedural { PROCEDURAL_CLIPS } else { usize::MAX });
-        let size = BankSize {
-            clips,
-            blocks: if procedural { PROCEDURAL_BLOCKS.max(recipe.blocks) } else { recipe.blocks },
-            frames_per_block: FRAMES_PER_BLOCK,
+        let bank = match material {
+            Material::Shards(shards) => shards.bank,
+            Material::Dataset(dataset) => {
+                let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
+                let amount = data::amount(&dataset, self.clips, recipe.blocks);
+                let bar = output::progress(dataset.count(Split::Train, amount) as u64, "clips encoded");
+                let (bank, skipped) =
+                    dataset.bank(&encoder, amount, &interrupt, |done| bar.set_position(done as u64))?;
+                bar.finish_and_clear();
+                warn_of(&skipped);
+                bank
+            }
         };
-        let bar = output::progress(if procedural { clips as u64 } else { 0 }, "clips encoded");
-        let (bank, skipped) =
-            dataset.bank(&encoder, size, &interrupt, |done| bar.set_position(done as u64))?;
-        bar.finish_and_clear();
-        warn_of(&skipped);
         let summary = world_loop::train(&recipe, &bank, &run)?;
         if !group.leads() {
             return Ok(());
@@ -355,17 +305,42 @@ impl Train {
         })
     }
 
+    fn material(&self, seed: u64) -> anyhow::Result<Material> {
+        if let Some(folder) = &self.latents {
+            let shards = Shards::open(folder)?;
+            if shards.bank.description().split != Split::Train {
+                bail!("--latents: {} holds the clips for tests", folder.display());
+            }
+            return Ok(Material::Shards(shards));
+        }
+        if !self.data.is_named() {
+            bail!("what to learn from is missing: --dataset NAME, or --latents DIR of `encode`");
+        }
+        let dataset = self.data.open(seed)?;
+        Ok(Material::Dataset(if self.flip { dataset.with_mirrored()? } else { dataset }))
+    }
+
+    fn vae_of(&self, material: &Material) -> anyhow::Result<PathBuf> {
+        match (material, &self.vae, &self.from) {
+            (Material::Shards(shards), ..) => Ok(shards.vae.clone()),
+            (_, Some(_), Some(from)) if from.join("vae").is_dir() => {
+                bail!("--vae: {} has a VAE of its own, whose latents its network knows", from.display())
+            }
+            (_, Some(vae), _) => Ok(vae.clone()),
+            (_, None, Some(from)) => Ok(from.join("vae")),
+            (_, None, None) => self.data.shipped_vae(),
+        }
+    }
+
     /// The network to train and what it predicts: that of `start`, or what the flags say.
     fn network(
         &self,
+        resolution: u32,
         vae: &VaeConfig,
         labels: &[String],
         start: Option<&mut Start>,
     ) -> anyhow::Result<(Config, Prediction)> {
-        let (resolution, downsampling) = (i64::from(self.data.resolution), vae.downsampling());
-        if self.frames == 0 || !self.frames.is_multiple_of(FRAMES_PER_BLOCK) {
-            bail!("--frames {}: expected a multiple of {FRAMES_PER_BLOCK}", self.frames);
-        }
+        let (resolution, downsampling) = (i64::from(resolution), vae.downsampling());
         if let Some(start) = start {
             let sides = [start.model.sample_height, start.model.sample_width].map(|side| side * downsampling);
             if sides != [resolution; 2] || start.model.frames_per_block != FRAMES_PER_BLOCK as i64 {
@@ -424,6 +399,38 @@ fn device_of(place: &Place, wish: DeviceChoice) -> DeviceChoice {
     match (wish, device::cuda()) {
         (DeviceChoice::Auto, Ok(cuda)) => DeviceChoice::Cuda(place.local_rank % cuda.devices.len()),
         _ => wish,
+    }
+}
+
+/// What a run learns from.
+enum Material {
+    /// Clips, encoded before the first step.
+    Dataset(Dataset),
+    /// Clips that are encoded.
+    Shards(Shards),
+}
+
+impl Material {
+    fn meta(&self) -> WorldMeta {
+        match self {
+            Self::Dataset(dataset) => dataset.meta(),
+            Self::Shards(shards) => shards.meta.clone(),
+        }
+    }
+
+    /// Pixels a side.
+    fn resolution(&self) -> u32 {
+        match self {
+            Self::Dataset(dataset) => dataset.size.width,
+            Self::Shards(shards) => shards.bank.description().width,
+        }
+    }
+
+    fn is_procedural(&self) -> bool {
+        match self {
+            Self::Dataset(dataset) => matches!(dataset.source, Source::Procedural(_)),
+            Self::Shards(shards) => shards.bank.description().seed.is_some(),
+        }
     }
 }
 

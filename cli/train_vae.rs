@@ -6,9 +6,10 @@ use acdit_train::vae_loop::{self, VaeRecipe, VaeRun};
 use anyhow::bail;
 use clap::Args;
 
+use crate::data::Data;
 use crate::output::Output;
 use crate::signals;
-use crate::train::{Data, Keeping, warn_of};
+use crate::train::{Keeping, warn_of};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -32,6 +32,11 @@ pub(crate) struct Loaded {
 }
 
 impl WorldArgs {
+    /// Whether a weights folder was named.
+    pub(crate) fn are_named(&self) -> bool {
+        self.weights.is_some()
+    }
+
     pub(crate) fn load(&self) -> anyhow::Result<Loaded> {
         let folder = self.weights.clone().map_or_else(shipped, Ok)?;
         if !folder.is_dir() {

@@ -100,6 +100,9 @@ pub enum Error {
     /// Decoder or encoder settings that make no sense; the message names the field and its value.
     #[error("video settings: {0}")]
     VideoConfig(String),
+    /// A decoding process answered with something else than what it was asked for.
+    #[error("the decoding process's answer: {0}")]
+    Reply(String),
     /// The scaler or the encoder failed on valid input.
     #[error("video: {0}")]
     Video(String),

@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The listener's address can be reached from other machines; uploads are not sandboxed and there are no tokens.
+    /// The listener's address can be reached from other machines; there are no tokens.
     #[error("refusing to serve on {0}: only loopback addresses (127.0.0.1, [::1]) are allowed")]
     NotLoopback(SocketAddr),
     /// A socket operation failed.

@@ -86,6 +86,9 @@ pub(crate) struct Rejection {
     status: StatusCode,
     body: RejectionBody,
     retry_after: bool,
+    detail: String,
+    /// Something here may be wrong, not only the request.
+    warn: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,19 +103,29 @@ impl Rejection {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let request_id = format!("r{:06}", NEXT.fetch_add(1, Ordering::Relaxed));
         let body = RejectionBody { error: error.into(), code: code.into(), request_id };
-        Self { status, body, retry_after: false }
+        Self { status, body, retry_after: false, detail: String::new(), warn: false }
     }
 
     /// The same request may work in a moment.
     pub(crate) fn retry_after(self) -> Self {
         Self { retry_after: true, ..self }
     }
+
+    /// Words for the log alone, as a warning or for those who ask for more.
+    pub(crate) fn because(self, detail: Option<String>, warn: bool) -> Self {
+        Self { detail: detail.unwrap_or_default(), warn, ..self }
+    }
 }
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let RejectionBody { error, code, request_id } = &self.body;
-        tracing::info!(status = self.status.as_u16(), code, request_id, "refused: {error}");
+        let (status, detail) = (self.status.as_u16(), self.detail);
+        if self.warn {
+            tracing::warn!(status, code, request_id, detail, "refused: {error}");
+        } else {
+            tracing::info!(status, code, request_id, detail, "refused: {error}");
+        }
         let mut response = (self.status, Json(self.body)).into_response();
         if self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

@@ -70,7 +70,7 @@ impl Default for ServerConfig {
         Self {
             max_connections: 256,
             max_viewers: 64,
-            max_uploads: 2,
+            max_uploads: 4,
             upload_bytes: 64 << 20,
             upload_deadline: Duration::from_secs(60),
             header_deadline: Duration::from_secs(10),

@@ -62,6 +62,20 @@ pub struct Refusal {
     pub code: String,
     /// For people. Sent to viewers: no paths, no addresses.
     pub message: String,
+    /// For the server's log, where it stands beside the request's id. Never sent.
+    pub detail: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal without more to say.
+    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), detail: None }
+    }
+
+    /// The same with words for the log.
+    pub fn because(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
 }
 
 /// The one answer to a control. Dropped unanswered, it reads as refused.
@@ -87,15 +101,18 @@ impl Reply {
 
     /// The control will not be done.
     pub fn refused(self, code: impl Into<String>, message: impl Into<String>) {
-        let _ = self.0.send(Err(Refusal { code: code.into(), message: message.into() }));
+        self.refused_for(Refusal::new(code, message));
+    }
+
+    /// The control will not be done, for this reason.
+    pub fn refused_for(self, refusal: Refusal) {
+        let _ = self.0.send(Err(refusal));
     }
 }
 
 /// Waits for a reply's answer.
 pub(crate) async fn outcome(answer: oneshot::Receiver<Outcome>) -> Outcome {
-    answer.await.unwrap_or_else(|_| {
-        Err(Refusal { code: "unavailable".into(), message: "the world dropped the request".into() })
-    })
+    answer.await.unwrap_or_else(|_| Err(Refusal::new("unavailable", "the world dropped the request")))
 }
 
 #[cfg(test)]

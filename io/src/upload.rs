@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::{
     guard::Rejection,
     server::App,
-    source::{Control, Reply, outcome},
+    source::{Control, Refusal, Reply, outcome},
 };
 
 /// The clip is in the stream.
@@ -40,13 +40,25 @@ pub(crate) async fn clip(State(app): State<App>, body: Body) -> Result<Json<Cont
     tokio::select! {
         outcome = timeout(deadline, outcome(answer)) => {
             let outcome = outcome.map_err(|_| unavailable("too_slow", "the world took too long to take the clip"))?;
-            let refused = |refusal: crate::Refusal| {
-                Rejection::new(StatusCode::UNPROCESSABLE_ENTITY, refusal.code, refusal.message)
-            };
             Ok(Json(Continued { block: outcome.map_err(refused)? }))
         }
         () = app.stop.cancelled() => Err(unavailable("stopping", "the server is stopping")),
     }
+}
+
+/// What the world does not take, with the status that its code stands for.
+fn refused(Refusal { code, message, detail }: Refusal) -> Rejection {
+    let status = match code.as_str() {
+        "too_slow" => StatusCode::REQUEST_TIMEOUT,
+        "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+        "not_a_video" | "codec_not_accepted" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "uploads_refused" => StatusCode::FORBIDDEN,
+        "busy" | "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    };
+    let warn = matches!(code.as_str(), "decoder_failed" | "too_slow" | "unavailable");
+    let rejection = Rejection::new(status, code, message).because(detail, warn);
+    if status == StatusCode::SERVICE_UNAVAILABLE { rejection.retry_after() } else { rejection }
 }
 
 /// Gathers a body of at most `limit` bytes, counting what arrives rather than trusting Content-Length.

@@ -167,7 +167,7 @@ try {
   await until(page, "generated frames follow", (last) => __acdit.header.generation === last + 1 && __acdit.header.generated && !__acdit.header.injected, last);
 
   await page.setInputFiles("#clip", { name: "not-a-video.mp4", mimeType: "video/mp4", buffer: Buffer.from("no video at all") });
-  const failed = /the server responded with a status of 422/;
+  const failed = /the server responded with a status of 415/;
   await until(page, "a file that is no video is refused", () => document.getElementById("upload-answer").dataset.phase === "refused");
 
   const late = await openPage(browser);

@@ -43,8 +43,14 @@ impl Folder {
 
     /// A folder with the tiny video world in `world/`.
     pub(crate) fn with_world() -> Self {
+        Self::with_world_of(&["still", "left", "right"])
+    }
+
+    /// A folder with a tiny video world of these labels in `world/`.
+    pub(crate) fn with_world_of(labels: &[&str]) -> Self {
         let folder = Self::empty();
-        write_world(&folder.path("world"), &video());
+        let config = Config { num_classes: labels.len() as i64, ..video() };
+        write_world(&folder.path("world"), &config, labels);
         folder
     }
 
@@ -56,6 +62,7 @@ impl Folder {
         write_world(
             &folder.path("world"),
             &Config { context_window: None, sample_frames: 1, frames_per_block: 1, ..config },
+            &["still", "left", "right"],
         );
         folder
     }
@@ -121,7 +128,7 @@ fn video() -> Config {
     }
 }
 
-fn write_world(folder: &Path, config: &Config) {
+fn write_world(folder: &Path, config: &Config, labels: &[&str]) {
     let vae = folder.join("vae");
     let vs = nn::VarStore::new(Device::Cpu);
     let narrow = tiny::Config {
@@ -139,7 +146,7 @@ fn write_world(folder: &Path, config: &Config) {
     Acdit::new(&vs.root(), config, Kind::Float).unwrap();
     let meta = WorldMeta {
         name: "tiny".into(),
-        labels: ["still", "left", "right"].map(|name| Label { name: name.into(), key: None }).into(),
+        labels: labels.iter().map(|&name| Label { name: name.into(), key: None }).collect(),
         fps: FPS,
         sampling: Sampling { steps: 2, guidance: 1.5, solver: SolverKind::Ddim },
     };

@@ -3,9 +3,14 @@
 #![cfg(feature = "video")]
 
 mod configuration;
+mod encoding;
 mod harness;
 mod judging;
 mod making;
+#[path = "../old_kernel/mod.rs"]
+mod old_kernel;
 mod refusals;
 mod serving;
 mod training;
+mod uploading;
+mod watching;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use crate::harness::Folder;
 
 /// Runs `words`, which must be refused with a line that holds `needle`.
-fn refused(folder: &Folder, words: &[&str], needle: &str) {
+pub(crate) fn refused(folder: &Folder, words: &[&str], needle: &str) {
     let before = folder.names();
     let ran = folder.run(words);
     assert_eq!(ran.code, Some(2), "{words:?}: {ran:?}");
@@ -115,7 +115,7 @@ fn the_other_verbs_say_what_is_missing() {
     );
     refused(&folder, &["eval", "--world", "gravity", "--frames", "0"], "'0' for '--frames <N>'");
     refused(&folder, &["eval", "--world", "gravity", "--of", "lies"], "'lies' for '--of");
-    refused(&folder, &["eval"], "--world <WORLD>");
+    refused(&folder, &["eval"], "--world or --dataset is missing");
     refused(&folder, &["plot", "world", "--out", "a.svg"], "world/log.jsonl: No such file");
     refused(&folder, &["plot", "world", "--out", "a.png"], "a.png: expected a name ending in .svg");
     for (log, needle) in [
@@ -157,6 +157,35 @@ fn the_other_verbs_say_what_is_missing() {
     refused(&folder, &any, "--data-dir <DIR>");
     refused(&folder, &[&any[..], &["--data-dir", "world"]].concat(), "world: expected CLASS/CLIP");
     refused(&folder, &[&ucf[..], &["--data-dir", "world"]].concat(), "classInd.txt");
+    refused(&folder, &[&gravity[..], &["--fold", "2"]].concat(), "--fold: --dataset gravity has no lists");
+    refused(
+        &folder,
+        &[&any[..], &["--data-dir", "world", "--splits-dir", "x"]].concat(),
+        "folder has no lists",
+    );
+    refused(&folder, &[&gravity[..], &["--data-dir", "world"]].concat(), "gravity is computed, not filmed");
+    refused(&folder, &[&gravity[..], &["--flip"]].concat(), "gravity has no mirror image");
+    refused(&folder, &["train", "--out", "run"], "--dataset NAME, or --latents DIR");
+    refused(&folder, &["train", "--latents", "world", "--out", "run"], "world: no manifest.json");
+    refused(&folder, &[&gravity[..], &["--latents", "world"]].concat(), "cannot be used with");
+    let encode = ["encode", "--dataset", "gravity", "--vae", vae, "--out", "run"];
+    for (flag, value, needle) in [
+        ("--resolution", "60", "--resolution 60: expected a multiple of 8, the VAE's"),
+        ("--frames", "6", "--frames 6: expected a multiple of 4"),
+        ("--frame-interval", "3", "a frame interval of 1"),
+        ("--split", "test", "no list of clips for tests"),
+        ("--shard-size", "0", "--shard-size 0: expected a number above 0"),
+        ("--workers", "0", "'0' for '--workers"),
+        ("--fold", "4", "'4' for '--fold"),
+    ] {
+        refused(&folder, &[&encode[..], &[flag, value]].concat(), needle);
+    }
+    refused(&folder, &["encode", "--vae", vae, "--out", "run"], "--dataset is missing");
+    refused(
+        &folder,
+        &["encode", "--dataset", "gravity", "--vae", "none", "--out", "run"],
+        "none/config.json",
+    );
     refused(
         &folder,
         &["train-vae", "--dataset", "gravity", "--resolution", "60", "--out", "run"],

@@ -8,9 +8,14 @@ use acdit_io::{Client, Event, Kind, Request};
 use crate::harness::Folder;
 
 /// Starts a server on a free port; returns its address once it has printed it.
-fn serve(folder: &Folder, more: &[&str]) -> (Child, String) {
+pub(crate) fn serve(folder: &Folder, more: &[&str]) -> (Child, String) {
     let words = [&["serve", "--weights", "world", "--port", "0"], more].concat();
-    let mut server = folder.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    start(folder.command(&words))
+}
+
+/// Starts this server; returns its address once it has printed it.
+pub(crate) fn start(mut command: Command) -> (Child, String) {
+    let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let (_, address) = line
@@ -21,13 +26,13 @@ fn serve(folder: &Folder, more: &[&str]) -> (Child, String) {
     (server, address)
 }
 
-fn words_of(server: &mut Child) -> String {
+pub(crate) fn words_of(server: &mut Child) -> String {
     let mut words = String::new();
     server.stderr.take().unwrap().read_to_string(&mut words).unwrap();
     words
 }
 
-fn end(mut server: Child, signal: &str) {
+pub(crate) fn end(mut server: Child, signal: &str) {
     let sent = Command::new("kill").args([signal, &server.id().to_string()]).status().unwrap();
     assert!(sent.success());
     let status = server.wait().unwrap();

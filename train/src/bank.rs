@@ -1,58 +1,104 @@
-//! Clips as latents, encoded once and kept in memory, from which the training loop draws windows.
+//! Encoded clips, from which the training loop draws windows.
 //!
-//! A window starts at a block boundary of its clip, so that labels, which hold for whole blocks, stay aligned. Which
-//! windows a step sees is a function of (seed, step): a resumed run sees what the uninterrupted one would have seen.
+//! A clip's latents lie in memory or in a file that is mapped into it; a bank does not care which, is cheap to clone and may
+//! be read by several threads. A window starts at a block boundary of its clip, so that labels, which hold for whole blocks,
+//! stay aligned. Which windows a step sees, and which sample of each latent's posterior, is a function of (seed, step): a
+//! resumed run sees what the uninterrupted one would have seen.
 
-use acdit_codec::vae::VaeEncoder;
-use acdit_codec::{Frame, color};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use memmap2::Mmap;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Tensor};
+use rand_distr::StandardNormal;
+use tch::Tensor;
 
-use crate::Error;
+use crate::{Description, Error};
 
-/// Frames encoded at a time: bounds memory, and keeps a VAE's temporaries in cache.
-const ENCODE_FRAMES: usize = 32;
+/// Bytes of a number.
+const F32: usize = size_of::<f32>();
 
-/// Encoded clips of one shape.
+/// Numbers (f32, little-endian), in memory or in a mapped file.
 #[derive(Debug)]
-pub struct LatentBank {
-    frames_per_block: i64,
-    clips: Vec<Clip>,
+pub(crate) enum Numbers {
+    Owned(Vec<u8>),
+    Mapped { file: Arc<Mmap>, range: Range<usize> },
 }
 
+impl Deref for Numbers {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Mapped { file, range } => &file[range.clone()],
+        }
+    }
+}
+
+/// The latents of a clip, (T, F, C, h, w): their scaled mean, and the standard deviation if the VAE's posterior has one.
 #[derive(Debug)]
-struct Clip {
-    /// (T, F, C, h, w) f32.
-    blocks: Tensor,
-    /// One label per block.
-    labels: Vec<i64>,
+pub(crate) struct Latents {
+    pub(crate) mean: Numbers,
+    pub(crate) std: Option<Numbers>,
+}
+
+/// An encoded clip.
+#[derive(Debug)]
+pub(crate) struct Clip {
+    /// One label per block: as many as there are blocks T.
+    pub(crate) labels: Vec<i64>,
+    /// (F, C, h, w).
+    pub(crate) block: [usize; 4],
+    pub(crate) latents: Latents,
+    /// Those of its mirror image, where the dataset has both.
+    pub(crate) mirrored: Option<Latents>,
+}
+
+impl Clip {
+    /// Blocks at which a window of `blocks` blocks can start.
+    fn windows(&self, blocks: usize) -> usize {
+        (self.labels.len() + 1).saturating_sub(blocks)
+    }
+
+    /// Bytes of all its latents.
+    pub(crate) fn bytes(&self) -> usize {
+        let of = |latents: &Latents| latents.mean.len() + latents.std.as_ref().map_or(0, |std| std.len());
+        of(&self.latents) + self.mirrored.as_ref().map_or(0, of)
+    }
+
+    /// Where some of its blocks lie in [`Numbers`].
+    fn bytes_of(&self, blocks: Range<usize>) -> Range<usize> {
+        let block = self.block.iter().product::<usize>() * F32;
+        blocks.start * block..blocks.end * block
+    }
+}
+
+/// Encoded clips of one shape.
+#[derive(Debug, Clone)]
+pub struct LatentBank {
+    description: Arc<Description>,
+    clips: Arc<Vec<Clip>>,
+}
+
+/// A window as it is drawn.
+struct Window<'a> {
+    clip: &'a Clip,
+    start: usize,
+    latents: &'a Latents,
+    /// Seed of the sample of its posterior, if it has one.
+    noise: Option<u64>,
 }
 
 impl LatentBank {
-    /// An empty bank of clips in blocks of `frames_per_block` frames.
-    pub fn new(frames_per_block: i64) -> Self {
-        Self { frames_per_block, clips: Vec::new() }
+    pub(crate) fn new(description: Description, clips: Vec<Clip>) -> Self {
+        Self { description: Arc::new(description), clips: Arc::new(clips) }
     }
 
-    /// Encodes one clip and adds it: `labels` has one entry per whole block; frames beyond are left out.
-    ///
-    /// # Errors
-    /// [`Error::Dataset`] for a clip shorter than its labels; [`Error::Codec`].
-    pub fn push(&mut self, encoder: &VaeEncoder, frames: &[Frame], labels: &[i64]) -> Result<(), Error> {
-        let needed = labels.len() * self.frames_per_block as usize;
-        if labels.is_empty() || frames.len() < needed {
-            let (given, blocks) = (frames.len(), labels.len());
-            return Err(Error::Dataset(format!("a clip of {given} frames for {blocks} blocks")));
-        }
-        let pieces = (frames[..needed].chunks(ENCODE_FRAMES))
-            .map(|chunk| Ok(encoder.encode(&color::to_tensor(chunk, Device::Cpu)?)?.to_device(Device::Cpu)))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let latents = Tensor::cat(&pieces, 0);
-        let (_, c, h, w) = latents.size4()?;
-        let blocks = latents.view([labels.len() as i64, self.frames_per_block, c, h, w]);
-        self.clips.push(Clip { blocks, labels: labels.to_vec() });
-        Ok(())
+    /// What the clips are.
+    pub fn description(&self) -> &Description {
+        &self.description
     }
 
     /// Clips held.
@@ -60,28 +106,30 @@ impl LatentBank {
         self.clips.len()
     }
 
-    /// Whether nothing has been pushed.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.clips.is_empty()
+    }
+
+    /// Latent shape (C, h, w), if there is a clip.
+    pub fn latent_shape(&self) -> Option<[i64; 3]> {
+        let [_, c, h, w] = self.clips.first()?.block;
+        Some([c as i64, h as i64, w as i64])
     }
 
     /// The first `blocks` blocks of up to `count` clips that have as many, for streams to begin with: (clips, frames, C, h, w).
     /// `None` if there are none.
     pub fn prompts(&self, count: usize, blocks: usize) -> Option<Tensor> {
-        let long = self.clips.iter().filter(|clip| clip.labels.len() >= blocks);
-        let clips: Vec<Tensor> =
-            long.take(count).map(|clip| clip.blocks.narrow(0, 0, blocks as i64).flatten(0, 1)).collect();
-        (!clips.is_empty()).then(|| Tensor::stack(&clips, 0))
-    }
-
-    /// Latent shape (C, h, w), if there is a clip.
-    pub fn latent_shape(&self) -> Option<[i64; 3]> {
-        let size = self.clips.first()?.blocks.size();
-        Some([size[2], size[3], size[4]])
+        let long: Vec<&Clip> =
+            self.clips.iter().filter(|clip| clip.labels.len() >= blocks).take(count).collect();
+        let [f, c, h, w] = long.first()?.block;
+        let beginning = |clip: &&Clip| numbers(&clip.latents.mean[clip.bytes_of(0..blocks)]).collect();
+        let beginnings: Vec<Vec<f32>> = long.iter().map(beginning).collect();
+        Some(tensor(&beginnings.concat(), &[long.len(), blocks * f, c, h, w]))
     }
 
     /// The windows of step `step`: latents (batch, T, F, C, h, w) and labels (batch, T), T being `blocks`. Windows of all
-    /// clips are equally likely.
+    /// clips are equally likely, as are a clip and its mirror image.
     ///
     /// # Errors
     /// [`Error::Dataset`] if no clip has that many blocks.
@@ -92,26 +140,121 @@ impl LatentBank {
         batch: usize,
         blocks: usize,
     ) -> Result<(Tensor, Tensor), Error> {
-        let windows = |clip: &Clip| (clip.labels.len() + 1).saturating_sub(blocks);
-        let total: usize = self.clips.iter().map(windows).sum();
+        let windows = self.draw(seed, step, batch, blocks)?;
+        let [f, c, h, w] = windows.first().map_or([0; 4], |window| window.clip.block);
+        let mut latents = Vec::with_capacity(batch * blocks * f * c * h * w);
+        let mut labels = Vec::with_capacity(batch * blocks);
+        for Window { clip, start, latents: from, noise } in &windows {
+            let bytes = clip.bytes_of(*start..start + blocks);
+            let mean = numbers(&from.mean[bytes.clone()]);
+            match (&from.std, noise) {
+                (Some(std), Some(seed)) => {
+                    let noise = ChaCha8Rng::seed_from_u64(*seed).sample_iter::<f32, _>(StandardNormal);
+                    let sample = mean.zip(numbers(&std[bytes])).zip(noise);
+                    latents.extend(sample.map(|((mean, std), noise)| mean + std * noise));
+                }
+                _ => latents.extend(mean),
+            }
+            labels.extend_from_slice(&clip.labels[*start..start + blocks]);
+        }
+        let labels = Tensor::from_slice(&labels).view([batch as i64, blocks as i64]);
+        Ok((tensor(&latents, &[batch, blocks, f, c, h, w]), labels))
+    }
+
+    fn draw(&self, seed: u64, step: u64, batch: usize, blocks: usize) -> Result<Vec<Window<'_>>, Error> {
+        let total: usize = self.clips.iter().map(|clip| clip.windows(blocks)).sum();
         if total == 0 {
             return Err(Error::Dataset(format!("none of {} clips has {blocks} blocks", self.clips.len())));
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step);
-        let (mut latents, mut labels) = (Vec::with_capacity(batch), Vec::with_capacity(batch * blocks));
-        for _ in 0..batch {
+        let window = |_| {
             let mut start = rng.random_range(0..total);
             let found = self.clips.iter().find(|clip| {
-                let here = start < windows(clip);
-                start -= if here { 0 } else { windows(clip) };
+                let windows = clip.windows(blocks);
+                let here = start < windows;
+                start -= if here { 0 } else { windows };
                 here
             });
             let clip = found.expect("the draw is below the sum over clips");
-            latents.push(clip.blocks.narrow(0, start as i64, blocks as i64));
-            labels.extend_from_slice(&clip.labels[start..start + blocks]);
+            let latents = match &clip.mirrored {
+                Some(mirrored) if rng.random() => mirrored,
+                _ => &clip.latents,
+            };
+            let noise = latents.std.as_ref().map(|_| rng.random());
+            Window { clip, start, latents, noise }
+        };
+        Ok((0..batch).map(window).collect())
+    }
+}
+
+fn numbers(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.chunks_exact(F32).map(|number| {
+        f32::from_le_bytes(number.try_into().expect("chunks_exact gives chunks of just that length"))
+    })
+}
+
+fn tensor(numbers: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_slice(numbers).view(&shape.iter().map(|&length| length as i64).collect::<Vec<_>>()[..])
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::listing::Split;
+
+    /// Clips of that many blocks of one number each, which counts on from clip to clip; a clip's label is its place.
+    pub(crate) fn counting(blocks: &[usize]) -> LatentBank {
+        let description = Description {
+            dataset: "counting".into(),
+            labels: (0..blocks.len()).map(|label| label.to_string()).collect(),
+            fps: 1.0,
+            seed: None,
+            list: None,
+            fold: None,
+            split: Split::Train,
+            mirrored: false,
+            width: 1,
+            height: 1,
+            frame_interval: 1,
+            frames_per_block: 1,
+            blocks: 1,
+        };
+        let mut numbers = 0u8..;
+        let mut clip = |(label, &blocks): (usize, &usize)| {
+            let mean =
+                numbers.by_ref().take(blocks).flat_map(|number| f32::from(number).to_le_bytes()).collect();
+            let latents = Latents { mean: Numbers::Owned(mean), std: None };
+            Clip { labels: vec![label as i64; blocks], block: [1; 4], latents, mirrored: None }
+        };
+        LatentBank::new(description, blocks.iter().enumerate().map(&mut clip).collect())
+    }
+
+    #[test]
+    fn windows_of_all_clips_are_equally_likely() {
+        let bank = counting(&[3, 1, 4]);
+        let (latents, labels) = bank.batch(1, 0, 5000, 2).unwrap();
+        assert_eq!((latents.size(), labels.size()), (vec![5000, 2, 1, 1, 1, 1], vec![5000, 2]));
+        let latents = Vec::<Vec<f32>>::try_from(latents.view([5000, 2])).unwrap();
+        let labels = Vec::<Vec<i64>>::try_from(labels).unwrap();
+        let starts = [(0.0, 0), (1.0, 0), (4.0, 2), (5.0, 2), (6.0, 2)];
+        for (start, label) in starts {
+            let drawn = latents.iter().zip(&labels).filter(|(window, _)| window[0] == start);
+            let right =
+                drawn.filter(|(window, labels)| window[1] == start + 1.0 && **labels == [label, label]);
+            let count = right.count();
+            assert!((900..1100).contains(&count), "{start}: {count} of 5000");
         }
-        let labels = Tensor::from_slice(&labels).view([batch as i64, blocks as i64]);
-        Ok((Tensor::stack(&latents, 0), labels))
+        assert!(bank.batch(1, 0, 1, 5).unwrap_err().to_string().contains("none of 3 clips has 5 blocks"));
+    }
+
+    #[test]
+    fn prompts_are_the_beginnings_of_clips_that_are_long_enough() {
+        let bank = counting(&[3, 1, 4]);
+        let prompts = bank.prompts(5, 2).unwrap();
+        assert_eq!(prompts.size(), [2, 2, 1, 1, 1]);
+        assert_eq!(Vec::<f32>::try_from(prompts.view([-1])).unwrap(), [0.0, 1.0, 4.0, 5.0]);
+        assert_eq!(bank.prompts(1, 2).unwrap().size()[0], 1);
+        assert!(bank.prompts(5, 5).is_none() && bank.prompts(0, 1).is_none());
     }
 }

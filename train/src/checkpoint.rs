@@ -127,7 +127,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// Little-endian f32, which is the only byte order libtorch runs on.
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
+pub(crate) fn bytes(tensor: &Tensor) -> Result<Vec<u8>, Error> {
     let tensor = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
     let count = tensor.numel() * Kind::Float.elt_size_in_bytes();
     let mut bytes = vec![0; count];

@@ -4,16 +4,20 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use acdit_codec::vae::VaeEncoder;
-use acdit_codec::{Frame, Size};
+use acdit_codec::{Error as CodecError, Frame, Size};
 use acdit_runtime::{Label, Sampling, WorldMeta};
+use serde::{Deserialize, Serialize};
 
-use crate::listing::{Entry, Listing, NOMINAL_RATE, Split};
+use crate::encoding::Encoding;
+use crate::listing::{Entry, Listing, Split};
 use crate::procedural::{FRAMES_PER_BLOCK, Procedural};
 use crate::vae_loop::VaeFrames;
-use crate::{Error, Interrupt, LatentBank};
+use crate::{Description, Error, Interrupt, LatentBank};
 
 /// Seeds of held-out material are counted from here, far from those that training can reach.
-const HELD_OUT_SEED: u64 = 1 << 40;
+pub(crate) const HELD_OUT_SEED: u64 = 1 << 40;
+/// Threads that decode clips into memory.
+const DECODERS: usize = 2;
 
 /// Where clips come from.
 #[derive(Debug, Clone)]
@@ -49,7 +53,7 @@ pub struct BankSize {
 }
 
 /// A clip that was left out, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// The file.
     pub path: PathBuf,
@@ -59,7 +63,7 @@ pub struct Skipped {
 
 impl Skipped {
     /// Errors often name their file: the reason goes without.
-    fn new(path: &Path, reason: &str) -> Self {
+    pub(crate) fn new(path: &Path, reason: &str) -> Self {
         let named = format!("{}: ", path.display());
         Self { path: path.into(), reason: reason.strip_prefix(&named).unwrap_or(reason).into() }
     }
@@ -86,7 +90,77 @@ impl Dataset {
         }
     }
 
-    /// Encodes clips; `progress` is told how many are done. Files that cannot be used come back beside the bank.
+    /// With every clip's mirror image beside it; which of the two a window is of is drawn with the window.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for a procedural world, whose labels are directions.
+    pub fn with_mirrored(mut self) -> Result<Self, Error> {
+        match &mut self.source {
+            Source::Procedural(world) => {
+                let name = world.meta().name;
+                Err(Error::Options(format!("{name} has no mirror image: its labels are directions")))
+            }
+            Source::Clips(listing) => {
+                listing.mirrored = true;
+                Ok(self)
+            }
+        }
+    }
+
+    pub(crate) fn is_mirrored(&self) -> bool {
+        matches!(&self.source, Source::Clips(listing) if listing.mirrored)
+    }
+
+    /// What the clips are that [`Dataset::bank`] makes of a list.
+    pub(crate) fn describe(&self, split: Split, size: BankSize) -> Description {
+        let WorldMeta { name, labels, fps, .. } = self.meta();
+        let listing = match &self.source {
+            Source::Procedural(_) => None,
+            Source::Clips(listing) => Some(listing),
+        };
+        Description {
+            dataset: name,
+            labels: labels.into_iter().map(|label| label.name).collect(),
+            fps,
+            seed: listing.is_none().then_some(self.seed),
+            list: listing.map(|listing| listing.fingerprint(split)),
+            fold: listing.and_then(|listing| listing.fold),
+            split,
+            mirrored: self.is_mirrored(),
+            width: self.size.width,
+            height: self.size.height,
+            frame_interval: self.frame_interval,
+            frames_per_block: size.frames_per_block,
+            blocks: size.blocks,
+        }
+    }
+
+    /// Whether there is such a list.
+    pub fn has(&self, split: Split) -> bool {
+        match &self.source {
+            Source::Procedural(_) => split == Split::Train,
+            Source::Clips(listing) => !listing.entries(split).is_empty(),
+        }
+    }
+
+    /// Clips that may be tried for a bank of that size.
+    pub fn count(&self, split: Split, size: BankSize) -> usize {
+        match &self.source {
+            Source::Procedural(_) => size.clips,
+            Source::Clips(listing) => listing.entries(split).len(),
+        }
+    }
+
+    /// Why clip `number` of a list was left out.
+    pub(crate) fn skipped(&self, split: Split, number: usize, reason: &str) -> Skipped {
+        match &self.source {
+            Source::Procedural(world) => Skipped::new(Path::new(&world.meta().name), reason),
+            Source::Clips(listing) => Skipped::new(&listing.entries(split)[number].path, reason),
+        }
+    }
+
+    /// Encodes the clips of the training list; `progress` is told how many are done, usable or not. Files that cannot be used
+    /// come back beside the bank.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if asked to end;
@@ -99,41 +173,22 @@ impl Dataset {
         interrupt: &Interrupt,
         mut progress: impl FnMut(usize),
     ) -> Result<(LatentBank, Vec<Skipped>), Error> {
-        let mut bank = LatentBank::new(size.frames_per_block as i64);
-        let mut skipped = Vec::new();
-        match &self.source {
-            Source::Procedural(world) => {
-                self.check_procedural(size.frames_per_block)?;
-                for index in 0..size.clips {
-                    interrupt.check()?;
-                    let seed = self.seed.wrapping_add(index as u64);
-                    let (frames, labels) = world.trajectory(seed, size.blocks, self.size)?;
-                    let labels: Vec<i64> = labels.into_iter().map(|label| label as i64).collect();
-                    bank.push(encoder, &frames, &labels)?;
-                    progress(bank.len());
-                }
+        let split = Split::Train;
+        self.check(size)?;
+        let (mut clips, mut skipped) = (Vec::new(), Vec::new());
+        let encoding = Encoding { dataset: self, split, size, workers: DECODERS };
+        encoding.run(encoder, 0, interrupt, |number, clip| {
+            match clip {
+                Ok(clip) => clips.push(clip),
+                Err(reason) => skipped.push(self.skipped(split, number, &reason)),
             }
-            Source::Clips(listing) => {
-                for entry in listing.entries(Split::Train) {
-                    interrupt.check()?;
-                    if bank.len() == size.clips {
-                        break;
-                    }
-                    match self.decode(entry, size.blocks * size.frames_per_block) {
-                        Ok(frames) => {
-                            let labels = vec![entry.label as i64; frames.len() / size.frames_per_block];
-                            bank.push(encoder, &frames, &labels)?;
-                            progress(bank.len());
-                        }
-                        Err(reason) => skipped.push(Skipped::new(&entry.path, &reason)),
-                    }
-                }
-            }
-        }
-        if bank.is_empty() {
+            progress(number + 1);
+            Ok(clips.len() < size.clips)
+        })?;
+        if clips.is_empty() {
             return Err(nothing_usable(&skipped));
         }
-        Ok((bank, skipped))
+        Ok((LatentBank::new(self.describe(split, size), clips), skipped))
     }
 
     /// Single frames for the VAE: about `training` of them, and `held_out` of clips that training never sees. Where no clip
@@ -145,7 +200,7 @@ impl Dataset {
     pub fn vae_frames(&self, training: usize, held_out: usize) -> Result<(VaeFrames, Vec<Skipped>), Error> {
         match &self.source {
             Source::Procedural(world) => {
-                self.check_procedural(FRAMES_PER_BLOCK)?;
+                self.check(BankSize { clips: 0, blocks: 0, frames_per_block: FRAMES_PER_BLOCK })?;
                 // one frame per seed, so that frames are independent
                 let frames = |first: u64, count: usize| -> Result<Vec<Frame>, Error> {
                     let seeds = (0..count as u64).map(|index| first.wrapping_add(index));
@@ -199,53 +254,77 @@ impl Dataset {
         };
         let mut frames = Vec::with_capacity(count);
         for entry in present.iter().step_by((present.len() / clips.max(1)).max(1)) {
-            match self.decode(entry, 1) {
-                Ok(clip) => frames.extend(clip.iter().step_by(clip.len().div_ceil(per_clip)).cloned()),
-                Err(reason) => skipped.push(Skipped::new(&entry.path, &reason)),
+            let spread = self.frames(&entry.path).and_then(|all| spread(all, per_clip));
+            match spread {
+                Ok(some) => frames.extend(some),
+                Err(reason) => skipped.push(Skipped::new(&entry.path, &reason.to_string())),
             }
         }
         if frames.is_empty() { Err(nothing_usable(skipped)) } else { Ok(frames) }
     }
 
-    fn check_procedural(&self, frames_per_block: usize) -> Result<(), Error> {
-        if (frames_per_block, self.frame_interval) != (FRAMES_PER_BLOCK, 1) {
+    /// Whether clips of that size can be had.
+    pub(crate) fn check(&self, size: BankSize) -> Result<(), Error> {
+        if let Source::Procedural(_) = self.source
+            && (size.frames_per_block, self.frame_interval) != (FRAMES_PER_BLOCK, 1)
+        {
             let expected = format!("{FRAMES_PER_BLOCK} frames per block and a frame interval of 1");
-            let got = format!("{frames_per_block} and {}", self.frame_interval);
+            let got = format!("{} and {}", size.frames_per_block, self.frame_interval);
             return Err(Error::Options(format!("procedural worlds have {expected}, not {got}")));
         }
         Ok(())
     }
 
-    /// All frames of a file at the wanted size and interval, or why it cannot be used.
+    /// The frames of a file, one by one, at the wanted size and interval.
     #[cfg(feature = "video")]
-    fn decode(&self, entry: &Entry, fewest: usize) -> Result<Vec<Frame>, String> {
-        use acdit_codec::video::{DecodeOptions, Limits, decode, probe};
+    pub(crate) fn frames(
+        &self,
+        path: &Path,
+    ) -> Result<impl Iterator<Item = Result<Frame, CodecError>>, CodecError> {
+        use acdit_codec::video::{DecodeOptions, Decoder, Limits, probe};
 
         let limits = Limits::FILE;
-        let rate = probe(&entry.path, &limits).map_err(|e| e.to_string())?.frames_per_second;
-        let options = DecodeOptions {
-            size: self.size,
-            frames_per_second: rate.unwrap_or(NOMINAL_RATE) / f64::from(self.frame_interval.max(1)),
-            limits,
-        };
-        let frames = decode(&entry.path, &options).map_err(|e| e.to_string())?.frames;
-        if frames.len() < fewest {
-            return Err(format!("{} frames at this interval, {fewest} needed", frames.len()));
-        }
-        Ok(frames)
+        let rate = probe(path, &limits)?.frames_per_second.unwrap_or(crate::listing::NOMINAL_RATE);
+        let frames_per_second = rate / f64::from(self.frame_interval.max(1));
+        Decoder::open(path, &DecodeOptions { size: self.size, frames_per_second, limits })
     }
 
     #[cfg(not(feature = "video"))]
-    fn decode(&self, _entry: &Entry, _fewest: usize) -> Result<Vec<Frame>, String> {
-        Err("this build cannot read video (feature `video`)".into())
+    pub(crate) fn frames(
+        &self,
+        path: &Path,
+    ) -> Result<impl Iterator<Item = Result<Frame, CodecError>>, CodecError> {
+        let reason = "this build cannot read video (feature `video`)".into();
+        Err::<std::iter::Empty<_>, _>(CodecError::ClipUnreadable { clip: path.display().to_string(), reason })
     }
+}
+
+/// Up to `count` of the frames, evenly spread over however many there are, and at least half of `count` if there are as many.
+/// No more than twice `count` are held.
+fn spread(
+    frames: impl Iterator<Item = Result<Frame, CodecError>>,
+    count: usize,
+) -> Result<Vec<Frame>, CodecError> {
+    let (mut kept, mut every) = (Vec::new(), 1);
+    for (index, frame) in frames.enumerate() {
+        let frame = frame?;
+        if index % every == 0 {
+            kept.push(frame);
+        }
+        if kept.len() > 2 * count {
+            kept = kept.into_iter().step_by(2).collect();
+            every *= 2;
+        }
+    }
+    let every = kept.len().div_ceil(count.max(1)).max(1);
+    Ok(kept.into_iter().step_by(every).collect())
 }
 
 fn absent(entries: &[Entry]) -> Vec<Skipped> {
     entries.iter().map(|entry| Skipped::new(&entry.path, "no such file")).collect()
 }
 
-fn nothing_usable(skipped: &[Skipped]) -> Error {
+pub(crate) fn nothing_usable(skipped: &[Skipped]) -> Error {
     Error::Dataset(match skipped.first() {
         Some(first) => format!("none of {} listed clips can be used; the first: {first}", skipped.len()),
         None => "no clips asked for".into(),

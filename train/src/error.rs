@@ -35,6 +35,17 @@ pub enum Error {
         /// What was expected and what was found.
         reason: String,
     },
+    /// A TorchScript file that cannot be used for what it was given.
+    #[error("{}: {reason}", path.display())]
+    Script {
+        /// The file.
+        path: PathBuf,
+        /// What it does instead.
+        reason: String,
+    },
+    /// Something that a figure cannot be had of.
+    #[error("{0}")]
+    Evaluation(String),
     /// A file or folder cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::Error;
 
 /// Endings by which a clip is known in a folder of classes, in lower case.
@@ -14,7 +16,8 @@ pub(crate) const NOMINAL_RATE: f64 = 25.0;
 const PROBED: usize = 8;
 
 /// Which list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Split {
     /// What is learnt from.
     Train,
@@ -44,6 +47,10 @@ pub struct Listing {
     pub train: Vec<Entry>,
     /// Clips to measure on; may be empty.
     pub test: Vec<Entry>,
+    /// Which of several pairs of lists these are.
+    pub fold: Option<u32>,
+    /// Whether every clip comes with its mirror image.
+    pub mirrored: bool,
 }
 
 impl Listing {
@@ -65,6 +72,8 @@ impl Listing {
             classes: Vec::new(),
             train: Vec::new(),
             test: Vec::new(),
+            fold: None,
+            mirrored: false,
         };
         for class in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
             let clips: Vec<PathBuf> = sorted(&class)?.into_iter().filter(|path| is_clip(path)).collect();
@@ -88,6 +97,16 @@ impl Listing {
             Split::Train => &self.train,
             Split::Test => &self.test,
         }
+    }
+
+    /// BLAKE3 of a list, hexadecimal: of each clip's label and its name in the folder of its class, wherever that is.
+    pub(crate) fn fingerprint(&self, split: Split) -> String {
+        let mut hash = blake3::Hasher::new();
+        for Entry { path, label } in self.entries(split) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            hash.update(format!("{label} {name}\n").as_bytes());
+        }
+        hash.finalize().to_hex().to_string()
     }
 }
 

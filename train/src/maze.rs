@@ -6,6 +6,8 @@
 //!
 //! Lengths are cells, angles radians, times frames.
 
+pub mod judge;
+
 use std::f64::consts::TAU;
 
 use acdit_codec::{Error, Frame, Size};

@@ -59,3 +59,49 @@ impl Procedural {
         }
     }
 }
+
+/// A world that runs: it draws labels and shows what comes of them, for ever.
+#[derive(Debug, Clone)]
+pub enum Simulator {
+    /// Two balls in a box.
+    Gravity(gravity::World),
+    /// A walk in a maze.
+    Maze(maze::World),
+}
+
+impl Simulator {
+    /// The world of that seed.
+    pub fn new(world: Procedural, seed: u64) -> Self {
+        match world {
+            Procedural::Gravity => Self::Gravity(gravity::World::new(seed)),
+            Procedural::Maze => Self::Maze(maze::World::new(seed)),
+        }
+    }
+
+    /// Draws the label of the next block, as for clips to learn from.
+    pub fn next_label(&mut self) -> usize {
+        match self {
+            Self::Gravity(world) => world.next_label(),
+            Self::Maze(world) => world.next_label(),
+        }
+    }
+
+    /// Advances one block under `label` and returns its frames.
+    ///
+    /// # Errors
+    /// [`Error::Size`] for an empty picture.
+    ///
+    /// # Panics
+    /// When `label` is not an index into the world's labels.
+    pub fn block(&mut self, label: usize, size: Size) -> Result<Vec<Frame>, Error> {
+        match self {
+            Self::Gravity(world) => {
+                world.block(label).iter().map(|state| gravity::render(state, size)).collect()
+            }
+            Self::Maze(world) => {
+                let poses = world.block(label);
+                poses.into_iter().map(|pose| maze::render(world.maze(), pose, size)).collect()
+            }
+        }
+    }
+}

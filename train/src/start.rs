@@ -9,6 +9,7 @@ use acdit_runtime::WorldMeta;
 use tch::{Tensor, nn};
 
 use crate::Error;
+use crate::description::fingerprint;
 
 /// The one table whose size and meaning depend on the labels.
 const LABEL_TABLE: &str = "y_embedder.embedding_table.weight";
@@ -61,6 +62,21 @@ impl Start {
         self.model.num_classes = names.len() as i64;
         self.new_labels = !same;
         self.new_labels
+    }
+
+    /// Whether the network knows the latents of the VAE in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Options`] if these weights come with another one; [`Error::Io`].
+    pub fn check_vae(&self, folder: &Path) -> Result<(), Error> {
+        let own = self.folder.join("vae");
+        if own.is_dir() && fingerprint(&own)? != fingerprint(folder)? {
+            let (network, vae) = (self.folder.display(), folder.display());
+            return Err(Error::Options(format!(
+                "{network}: its network knows the latents of another VAE than {vae}"
+            )));
+        }
+        Ok(())
     }
 
     /// Copies the parameters into `vs`, which keeps a table of its own for new labels.

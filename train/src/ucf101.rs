@@ -11,8 +11,12 @@ use crate::Error;
 use crate::listing::{Entry, Listing, NOMINAL_RATE};
 
 const CLASSES: &str = "classInd.txt";
-const HOW_TO_GET: &str = "UCF-101 consists of UCF101.rar (the clips) and UCF101TrainTestSplits-RecognitionTask.zip \
-     (the lists), both from https://www.crcv.ucf.edu/data/UCF101.php";
+/// In one line, as every error is. Debian has the programs in unar and libarchive-tools.
+const HOW_TO_GET: &str = "UCF-101 is made of two archives, clips and lists: \
+     `curl -O https://www.crcv.ucf.edu/data/UCF101/UCF101.rar` and \
+     `curl -O https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip`; \
+     `unar UCF101.rar` or `bsdtar -xf UCF101.rar` gives UCF-101/, \
+     `bsdtar -xf UCF101TrainTestSplits-RecognitionTask.zip` gives ucfTrainTestlist/";
 
 /// Nominal rate; the clips have 25 or 29.97 frames per second.
 const RATE: f64 = NOMINAL_RATE;
@@ -41,7 +45,8 @@ pub fn open(data: &Path, splits: Option<&Path>, fold: u32) -> Result<Listing, Er
     }
     let list = |name| read_list(&splits.join(format!("{name}{fold:02}.txt")), &root, &classes);
     let (train, test) = (list("trainlist")?, list("testlist")?);
-    Ok(Listing { name: "ucf101".into(), rate: RATE, classes, train, test })
+    let (name, fold) = ("ucf101".into(), Some(fold));
+    Ok(Listing { name, rate: RATE, classes, train, test, fold, mirrored: false })
 }
 
 fn missing(what: String) -> Error {

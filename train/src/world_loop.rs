@@ -30,9 +30,10 @@ use self::progress::Progress;
 pub use self::recipe::Recipe;
 use crate::bank::LatentBank;
 use crate::checkpoint;
+use crate::description::Data;
 use crate::log::Log;
 use crate::optim::{AdamW, AdamWConfig, Ema, FlatParameters, Wsd};
-use crate::{Error, Interrupt, Start};
+use crate::{Error, Interrupt, Loader, Start};
 
 /// Where a run happens.
 #[derive(Debug)]
@@ -114,6 +115,8 @@ struct Record {
     gradient_norm: f64,
     rate: f64,
     seconds_per_step: f64,
+    /// Of these, how many the step waited for its batch.
+    data_wait: f64,
 }
 
 /// Steps between log lines.
@@ -130,6 +133,7 @@ const EXPLODED: f64 = 10.0;
 pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summary, Error> {
     let (group, newest) = (run.group, check(recipe, run)?);
     check_bank(recipe, bank)?;
+    let data = Data::new(bank, run.vae)?;
     let vs = nn::VarStore::new(run.device);
     tch::manual_seed(recipe.seed as i64);
     let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
@@ -140,11 +144,11 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let mut optimizer = AdamW::new(FlatParameters::new(&vs)?.averaged_over(group)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
     let mut progress = match newest {
-        Some(path) => restore(&path, recipe, run, &mut optimizer, &mut ema)?,
+        Some(path) => restore(&path, recipe, &data, run, &mut optimizer, &mut ema)?,
         None if run.interrupt.is_set() => return Err(Error::Interrupted),
         None => Progress::default(),
     };
-    check_agreement(recipe, progress.step, run)?;
+    check_agreement(recipe, &data, progress.step, run)?;
 
     let window = recipe.model.context_window.map_or(recipe.blocks, |window| window as usize);
     let prompts = bank.prompts(run.prompts, window.min(recipe.blocks));
@@ -159,9 +163,10 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     };
     let asked_to_end = || if run.interrupt.is_set() { 1.0 } else { 0.0 };
     let [mut ending] = group.mean([asked_to_end()])?;
+    let mut loader = Loader::new(bank, recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
     let mut since = Instant::now();
     while progress.step < end && ending == 0.0 {
-        let (latents, labels) = bank.batch(recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
+        let (latents, labels) = loader.next_batch()?;
         let (latents, labels) = (group.rows_of(&latents), group.rows_of(&labels));
         let mut example = noising.batch(progress.step, &latents, &labels);
         if recipe.self_context > 0.0 && progress.step as f64 >= recipe.steps as f64 * own_context_from(run) {
@@ -177,10 +182,12 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         progress.advance(loss);
         let step = progress.step;
         if step % LOG_EVERY == 0 || step == end {
-            let seconds_per_step = since.elapsed().as_secs_f64() / progress.unlogged.len() as f64;
+            let steps = progress.unlogged.len() as f64;
+            let seconds_per_step = since.elapsed().as_secs_f64() / steps;
+            let data_wait = loader.take_wait().as_secs_f64() / steps;
             let (loss, lowest) = progress.log();
             if let Some(log) = &mut log {
-                log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step })?;
+                log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step, data_wait })?;
                 log.progress(step, format!("loss {loss:.4}"));
             }
             if let Some(lowest) = lowest.filter(|lowest| loss > EXPLODED * lowest) {
@@ -190,26 +197,26 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
             since = Instant::now();
         }
         if step % run.save_every == 0 && step < end && group.leads() {
-            save(&mut progress, recipe, run, &optimizer, &ema, prompts.as_ref())?;
+            save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
         }
     }
     if group.leads() {
-        save(&mut progress, recipe, run, &optimizer, &ema, prompts.as_ref())?;
+        save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
     }
     group.barrier()?; // nobody reports success before all is written
     Ok(Summary { step: progress.step, loss: progress.loss })
 }
 
 /// Processes started with other flags, or that found other checkpoints, would train something that no recipe describes.
-fn check_agreement(recipe: &Recipe, step: u64, run: &Run<'_>) -> Result<(), Error> {
+fn check_agreement(recipe: &Recipe, data: &Data, step: u64, run: &Run<'_>) -> Result<(), Error> {
     let start = run.start.map(|start| &start.fingerprint);
-    let own = serde_json::json!([recipe, step, start, run.stop_at, run.save_every]).to_string();
+    let own = serde_json::json!([recipe, data, step, start, run.stop_at, run.save_every]).to_string();
     if run.group.agree(blake3::hash(own.as_bytes()).as_bytes())? {
         return Ok(());
     }
     let (rank, world) = (run.group.rank(), run.group.world());
     Err(Error::Options(format!(
-        "the {world} processes were not all started with the same flags, or found other checkpoints: {rank} is at step {step}"
+        "the {world} processes were not all started with the same flags, or found other data or checkpoints: {rank} is at step {step}"
     )))
 }
 

@@ -307,6 +307,40 @@ fn what_does_not_fit_is_refused() {
 }
 
 #[test]
+fn a_run_goes_on_with_its_own_data_only() {
+    let _turn = alone();
+    let mut bench = bench();
+    bench.train(&recipe(), "run", Some(1), false).unwrap();
+    let encoder = Vae::load(&bench.vae, Device::Cpu, Kind::Float).unwrap().encoder;
+    let size = BankSize { clips: 2, blocks: 6, frames_per_block: 4 };
+    let bank_of = |seed, size| {
+        let dataset = Dataset { seed, ..bench.dataset.clone() };
+        dataset.bank(&encoder, size, &Interrupt::default(), |_| ()).unwrap().0
+    };
+    let same = bank_of(0, BankSize { clips: 3, ..size });
+    for (bank, needle) in
+        [(bank_of(0, size), "clips 3 there, 2 here"), (bank_of(7, size), "seed 0 there, 7 here")]
+    {
+        bench.bank = bank;
+        let refused = bench.train(&recipe(), "run", None, true).unwrap_err().to_string();
+        assert!(
+            refused.contains("that run learnt from other data: ") && refused.contains(needle),
+            "{refused}"
+        );
+    }
+    bench.bank = same;
+    assert_eq!(bench.train(&recipe(), "run", Some(2), true).unwrap().step, 2);
+
+    let config = bench.vae.join("config.json");
+    let rescaled = std::fs::read_to_string(&config)
+        .unwrap()
+        .replace("\"scaling_factor\": 1.0", "\"scaling_factor\": 2.0");
+    std::fs::write(&config, rescaled).unwrap();
+    let refused = bench.train(&recipe(), "run", None, true).unwrap_err().to_string();
+    assert!(refused.ends_with("other vae"), "{refused}");
+}
+
+#[test]
 fn values_out_of_range_and_folders_that_do_not_fit_are_refused_before_any_work() {
     let _turn = alone();
     let bench = bench();

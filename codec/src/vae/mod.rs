@@ -217,6 +217,15 @@ pub struct Posterior {
     pub logvar: Option<Tensor>,
 }
 
+/// Latents as a model sees them, before one is drawn.
+#[derive(Debug)]
+pub struct Distribution {
+    /// Mean (F, C, h, w), scaled.
+    pub mean: Tensor,
+    /// Standard deviation (F, C, h, w), scaled; `None` for an autoencoder without a posterior.
+    pub std: Option<Tensor>,
+}
+
 /// Pixels to latents.
 #[derive(Debug)]
 pub struct VaeEncoder {
@@ -233,21 +242,15 @@ impl VaeEncoder {
         Ok(self.setup.scaling.apply(&self.posterior(pixels)?.mean))
     }
 
-    /// As [`Self::encode`], with a sample instead of the mean: `noise` (F, C, h, w) is standard normal. Without a posterior
-    /// the sample is the mean.
+    /// As [`Self::encode`], with the standard deviation beside the mean: a sample is mean + deviation · standard normal noise.
     ///
     /// # Errors
-    /// [`Error::Shape`], also for noise of another shape than the latents.
-    pub fn encode_sampled(&self, pixels: &Tensor, noise: &Tensor) -> Result<Tensor, Error> {
+    /// As [`Self::encode`].
+    pub fn encode_distribution(&self, pixels: &Tensor) -> Result<Distribution, Error> {
         let Posterior { mean, logvar } = self.posterior(pixels)?;
-        if noise.size() != mean.size() {
-            return Err(Error::Shape { expected: "(F, C, h, w) of the latents", got: noise.size() });
-        }
-        let raw = match logvar {
-            Some(logvar) => mean + (logvar * 0.5).exp() * noise.to_device(self.setup.device),
-            None => mean,
-        };
-        Ok(self.setup.scaling.apply(&raw))
+        let scaling = self.setup.scaling;
+        let std = logvar.map(|logvar| scaling.apply_to_spread(&(logvar * 0.5).exp()));
+        Ok(Distribution { mean: scaling.apply(&mean), std })
     }
 
     /// The posterior of pixels in [-1, 1], (F, 3, H, W), before scaling; f32.

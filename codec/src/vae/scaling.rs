@@ -27,6 +27,11 @@ impl Scaling {
         (raw - self.shift) * self.scale
     }
 
+    /// Of a standard deviation, which no shift changes.
+    pub(super) fn apply_to_spread(self, raw: &Tensor) -> Tensor {
+        raw * self.scale.abs()
+    }
+
     pub(super) fn invert(self, latents: &Tensor) -> Tensor {
         latents / self.scale + self.shift
     }

@@ -45,12 +45,6 @@ impl FileWriter {
     pub fn create(path: impl Into<PathBuf>, config: &FileConfig) -> Result<Self, Error> {
         let path = path.into();
         let refused = |reason: String| Error::Output { path: path.clone(), reason };
-        if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mp4")) {
-            return Err(refused("expected a name ending in .mp4".to_owned()));
-        }
-        if path.is_dir() {
-            return Err(refused("is a folder".to_owned()));
-        }
         let x264 = open_x264(config)?;
         let temporary = Temporary::beside(&path).map_err(refused)?;
         let output = mux(&temporary, &x264).map_err(|error| refused(error.to_string()))?;
@@ -124,15 +118,21 @@ fn mux(temporary: &Temporary, x264: &X264) -> Result<Output, ffmpeg_next::Error>
     Ok(output)
 }
 
-/// A file that is removed unless it is renamed.
-struct Temporary {
+/// An MP4 file in the making, which is removed unless it is renamed.
+pub(super) struct Temporary {
     path: PathBuf,
     /// The same path, as FFmpeg takes it.
-    utf8: String,
+    pub(super) utf8: String,
 }
 
 impl Temporary {
-    fn beside(destination: &Path) -> Result<Self, String> {
+    pub(super) fn beside(destination: &Path) -> Result<Self, String> {
+        if !destination.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mp4")) {
+            return Err("expected a name ending in .mp4".to_owned());
+        }
+        if destination.is_dir() {
+            return Err("is a folder".to_owned());
+        }
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = destination.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| "the name is not UTF-8".to_owned())?;
@@ -147,7 +147,7 @@ impl Temporary {
         Ok(Self { path, utf8 })
     }
 
-    fn rename_to(self, destination: &Path) -> Result<(), String> {
+    pub(super) fn rename_to(self, destination: &Path) -> Result<(), String> {
         fs::rename(&self.path, destination).map_err(|error| error.to_string())
     }
 }

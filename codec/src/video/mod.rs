@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! source ──► Decoder ──► frames          frames ──► Encoder    ──► access units (live)
-//! (path or bytes)                               └─► FileWriter ──► an MP4 file
+//! (path, bytes,                                 └─► FileWriter ──► an MP4 file ◄── Remuxer ◄── access units
+//!  open file)
 //! ```
 //! A [`Decoder`] reads one clip: which containers and codecs are accepted is fixed in `source`, when each output frame
 //! is taken in `timeline`, how its pixels are cropped, turned and coloured in `picture` and `scale`. [`Encoder`] and
 //! [`FileWriter`] share one libx264 wrapper and differ in what they ask of it: no delay, or good compression.
+//!
+//! Strangers' clips are decoded in a process of their own, which answers with a [`Reply`].
 //!
 //! FFmpeg contexts stay on the thread that made them: none of these types is `Send`. FFmpeg's own log is switched off,
 //! because it would print pointers and other people's file names; what matters is in the [`Error`].
@@ -15,6 +18,8 @@ mod decode;
 mod encode;
 mod file;
 mod picture;
+mod remux;
+mod reply;
 mod scale;
 mod source;
 mod timeline;
@@ -27,6 +32,8 @@ use ffmpeg_next as ffmpeg;
 pub use self::decode::{Clip, DecodeOptions, Decoder, Info, decode, decode_last, probe};
 pub use self::encode::{AccessUnit, Encoder, EncoderConfig};
 pub use self::file::{FileConfig, FileWriter};
+pub use self::remux::Remuxer;
+pub use self::reply::{Reason, Reply};
 pub use self::source::{Limits, Source};
 use crate::{Error, Size};
 

@@ -5,7 +5,7 @@
 //! while probing already, because FFmpeg decodes a picture or two there.
 
 use std::fs::{self, File};
-use std::io::Cursor;
+use std::io::{self, Cursor, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
@@ -28,14 +28,18 @@ const DECODERS: &str = "h264,hevc,vp8,vp9,libdav1d,libaom-av1,av1,mpeg4,mjpeg";
 const CODECS: [Id; 7] = [Id::H264, Id::HEVC, Id::VP8, Id::VP9, Id::AV1, Id::MPEG4, Id::MJPEG];
 /// Streams of any kind in one container; beyond that it is refused.
 const MAX_STREAMS: &str = "32";
+/// What stands for the path of a clip that has none.
+const UPLOAD: &str = "the uploaded clip";
 
 /// Where a clip's bytes come from.
 #[derive(Debug)]
 pub enum Source {
     /// A regular file.
     Path(PathBuf),
-    /// A whole file in memory, such as an upload.
+    /// A whole file in memory.
     Bytes(Vec<u8>),
+    /// A file that is open already, such as an upload handed to a process that may open nothing.
+    Open(File),
 }
 
 impl From<&Path> for Source {
@@ -59,6 +63,12 @@ impl From<PathBuf> for Source {
 impl From<Vec<u8>> for Source {
     fn from(bytes: Vec<u8>) -> Self {
         Self::Bytes(bytes)
+    }
+}
+
+impl From<File> for Source {
+    fn from(file: File) -> Self {
+        Self::Open(file)
     }
 }
 
@@ -177,7 +187,15 @@ fn bytes_of(source: Source, limits: &Limits) -> Result<(String, StreamIo), Error
             (clip, metadata.len(), StreamIo::from_read_seek(file))
         }
         Source::Bytes(bytes) => {
-            ("the uploaded clip".to_owned(), bytes.len() as u64, StreamIo::from_read_seek(Cursor::new(bytes)))
+            (UPLOAD.to_owned(), bytes.len() as u64, StreamIo::from_read_seek(Cursor::new(bytes)))
+        }
+        Source::Open(mut file) => {
+            let unreadable =
+                |e: io::Error| Error::ClipUnreadable { clip: UPLOAD.to_owned(), reason: e.to_string() };
+            // Asked by seeking, which a confined process may do.
+            let length = file.seek(SeekFrom::End(0)).map_err(unreadable)?;
+            file.rewind().map_err(unreadable)?;
+            (UPLOAD.to_owned(), length, StreamIo::from_read_seek(file))
         }
     };
     if length > limits.bytes {

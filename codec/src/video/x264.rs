@@ -120,7 +120,7 @@ impl X264 {
 }
 
 /// The closest fraction with a small denominator: 12.5 becomes 25/2, 29.97002997 becomes 30000/1001.
-fn rational(frames_per_second: f64) -> Rational {
+pub(super) fn rational(frames_per_second: f64) -> Rational {
     // SAFETY: a pure function of two numbers.
     unsafe { ffi::av_d2q(frames_per_second, 100_000) }.into()
 }

@@ -1,6 +1,8 @@
 //! The live encoder, read back byte by byte and through the command line.
 
-use acdit_codec::video::{AccessUnit, DecodeOptions, Encoder, EncoderConfig, decode};
+use acdit_codec::video::{
+    AccessUnit, DecodeOptions, Encoder, EncoderConfig, Info, Limits, Remuxer, decode, probe,
+};
 use acdit_codec::{Error, Frame};
 
 use crate::clips::{Folder, ffprobe, options, psnr, reference, size};
@@ -146,4 +148,30 @@ fn senseless_configurations_name_the_field() {
     let mut encoder = Encoder::open(&config()).unwrap();
     let wrong = Frame::new(size(32, 32), vec![0; 32 * 32 * 3]).unwrap();
     assert!(matches!(encoder.encode(&wrong, false), Err(Error::MixedSizes { index: 0, .. })));
+}
+
+#[test]
+fn access_units_become_a_file_without_being_decoded() {
+    let folder = Folder::new();
+    let frames = moving(&folder, &options(64, 64, 25.0));
+    let mut encoder = Encoder::open(&config()).unwrap();
+    let units: Vec<_> = frames.iter().map(|frame| encoder.encode(frame, false).unwrap()).collect();
+    let path = folder.path("stream.mp4");
+    let mut remuxer = Remuxer::create(&path, size(256, 256), 12.5, &units[0].data).unwrap();
+    units.iter().try_for_each(|unit| remuxer.write(&unit.data, unit.keyframe)).unwrap();
+    assert!(!path.exists(), "it appears whole");
+    remuxer.finish().unwrap();
+
+    assert_eq!(
+        probe(&path, &Limits::FILE).unwrap(),
+        Info { size: size(256, 256), frames_per_second: Some(12.5) }
+    );
+    let kept = decode(&path, &options(64, 64, 12.5)).unwrap().frames;
+    assert_eq!(kept.len(), frames.len());
+    assert!(psnr(&kept, &frames) > 30.0, "{} dB", psnr(&kept, &frames));
+    let nothing = Remuxer::create(folder.path("none.mp4"), size(256, 256), 12.5, &units[0].data).unwrap();
+    assert!(matches!(nothing.finish(), Err(Error::NoFrames)));
+    assert!(!folder.path("none.mp4").exists());
+    let refused = Remuxer::create(folder.path("a.h264"), size(2, 2), 12.5, &[]).err().unwrap().to_string();
+    assert!(refused.ends_with("expected a name ending in .mp4"), "{refused}");
 }

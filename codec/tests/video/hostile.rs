@@ -7,11 +7,13 @@ use acdit_codec::video::{DecodeOptions, Limits, decode};
 
 use crate::clips::{Folder, numbered, options};
 
-/// Decoding must fail, from the file and from memory alike, with one clean line.
+/// Decoding must fail, from the path, from memory and from an open file alike, with one clean line.
 fn refusal(path: &Path, limits: Limits) -> Error {
     let options = DecodeOptions { limits, ..options(32, 32, 25.0) };
     let error = decode(path, &options).unwrap_err();
     let from_memory = decode(std::fs::read(path).unwrap(), &options).unwrap_err();
+    let from_open = decode(std::fs::File::open(path).unwrap(), &options).unwrap_err();
+    assert_eq!(from_memory.to_string(), from_open.to_string());
     assert_eq!(std::mem::discriminant(&error), std::mem::discriminant(&from_memory));
     for text in [error.to_string(), from_memory.to_string()] {
         assert!(!text.contains("0x") && !text.contains('\n'), "{text}");

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use acdit_io::{Control, Error, Hub, ServerConfig, WorldInfo, WorldSource, serve};
+use acdit_io::{Control, Error, Hub, Refusal, ServerConfig, WorldInfo, WorldSource, serve};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -110,14 +110,28 @@ async fn an_uploaded_clip_reaches_the_world_and_the_answer_names_the_block() {
 }
 
 #[tokio::test]
-async fn a_clip_that_the_world_refuses_is_a_422_with_its_code() {
+async fn a_clip_that_the_world_refuses_has_the_status_of_its_code() {
     let mut served = Served::start(ServerConfig::default()).await;
     let address = served.address;
-    let request = [upload_head(&served, "Content-Length: 4\r\n"), b"text".to_vec()].concat();
-    let answer = tokio::spawn(async move { exchange(address, &request, false).await });
-    served.control().await.1.refused("not_a_video", "no video stream found");
-    let answer = answer.await.unwrap();
-    assert_eq!((answer.status, answer.code().as_str()), (422, "not_a_video"));
+    for (code, status) in [
+        ("not_a_video", 415),
+        ("codec_not_accepted", 415),
+        ("too_large", 413),
+        ("too_slow", 408),
+        ("uploads_refused", 403),
+        ("decoder_failed", 422),
+        ("anything_else", 422),
+        ("busy", 503),
+    ] {
+        let request = [upload_head(&served, "Content-Length: 4\r\n"), b"text".to_vec()].concat();
+        let answer = tokio::spawn(async move { exchange(address, &request, false).await });
+        let refusal = Refusal::new(code, "these words").because("but not these");
+        served.control().await.1.refused_for(refusal);
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (status, code));
+        assert_eq!(answer.head.contains("retry-after"), status == 503, "{code}");
+        assert!(answer.body.contains("these words") && !answer.body.contains("but not"), "{}", answer.body);
+    }
 }
 
 #[tokio::test]

@@ -7,9 +7,7 @@ use acdit_codec::{Frame, Size};
 use serde::Serialize;
 
 use super::{BACKGROUND, BALLS, Ball, LABELS, norm, sub};
-
-/// Frames over which one line of a [`Report`] is taken.
-pub const WINDOW_FRAMES: u64 = 100;
+use crate::evaluate::{self, share};
 
 /// A ball is of the right size if its area differs by less than this share.
 const AREA_TOLERANCE: f64 = 1.0 / 3.0;
@@ -56,6 +54,12 @@ impl Tally {
     pub fn still_share(&self) -> Option<f64> {
         share(self.still, self.frames)
     }
+}
+
+impl evaluate::Counts for Tally {
+    fn frames(&self) -> u64 {
+        self.frames
+    }
 
     fn add(&mut self, other: &Self) {
         self.frames += other.frames;
@@ -67,37 +71,8 @@ impl Tally {
     }
 }
 
-fn share(part: u64, whole: u64) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
-}
-
 /// What a [`Judge`] saw.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
-    /// All frames.
-    pub overall: Tally,
-    /// Successive [`WINDOW_FRAMES`], the last may be shorter.
-    pub windows: Vec<Tally>,
-}
-
-impl Report {
-    /// The first `frames` frames, in whole windows.
-    pub fn first(&self, frames: u64) -> Tally {
-        Self::sum(self.windows.iter().take((frames / WINDOW_FRAMES) as usize))
-    }
-
-    /// The last `frames` frames, in whole windows.
-    pub fn last(&self, frames: u64) -> Tally {
-        Self::sum(self.windows.iter().rev().take((frames / WINDOW_FRAMES) as usize))
-    }
-
-    fn sum<'a>(windows: impl Iterator<Item = &'a Tally>) -> Tally {
-        windows.fold(Tally::default(), |mut sum, window| {
-            sum.add(window);
-            sum
-        })
-    }
-}
+pub type Report = evaluate::Report<Tally>;
 
 /// Where the two balls of a frame are, in box lengths; `None` for one that is not there or not right.
 type Centres = [Option<[f64; 2]>; 2];
@@ -134,13 +109,7 @@ impl Judge {
                 tally.obeyed += u64::from(obeys(&path, label));
             }
         }
-        if self.report.overall.frames.is_multiple_of(WINDOW_FRAMES) {
-            self.report.windows.push(Tally::default());
-        }
-        self.report.overall.add(&tally);
-        if let Some(window) = self.report.windows.last_mut() {
-            window.add(&tally);
-        }
+        self.report.push(&tally);
         self.last = seen.split_off(seen.len().saturating_sub(2));
     }
 

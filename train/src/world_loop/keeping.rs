@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use super::{Progress, Recipe, Run};
 use crate::Error;
 use crate::checkpoint::{self, write_atomically};
+use crate::description::{Data, difference};
 use crate::optim::{AdamW, Ema};
 
 const SAMPLE_BLOCKS: usize = 16;
@@ -28,12 +29,16 @@ struct State {
     start: Option<String>,
     /// Names of the labels.
     labels: Vec<String>,
+    /// What the run learns from; older checkpoints do not say.
+    #[serde(default)]
+    data: Option<Data>,
 }
 
 /// Writes a checkpoint, and what the averaged weights are and look like at that step.
 pub(super) fn save(
     progress: &mut Progress,
     recipe: &Recipe,
+    data: &Data,
     run: &Run<'_>,
     optimizer: &AdamW,
     ema: &Ema,
@@ -47,6 +52,7 @@ pub(super) fn save(
         recipe: recipe.clone(),
         start: run.start.map(|start| start.fingerprint.clone()),
         labels: run.meta.label_names(),
+        data: Some(data.clone()),
     };
     let folder = run.out.join("checkpoints");
     let path = checkpoint::save(&folder, progress.step, run.keep, &state, &tensors)?;
@@ -81,6 +87,7 @@ fn goes_on(state: &State, recipe: &Recipe, run: &Run<'_>) -> bool {
 pub(super) fn restore(
     path: &Path,
     recipe: &Recipe,
+    data: &Data,
     run: &Run<'_>,
     optimizer: &mut AdamW,
     ema: &mut Ema,
@@ -102,6 +109,9 @@ pub(super) fn restore(
         let json = |recipe: &Recipe| serde_json::to_string(recipe).unwrap_or_default();
         let (there, here) = (json(&state.recipe), json(recipe));
         return refuse(format!("made with another recipe: {there} there, {here} here"));
+    }
+    if let Some(difference) = state.data.and_then(|there| difference(&there, data)) {
+        return refuse(format!("that run learnt from other data: {difference}"));
     }
     optimizer.restore(state.progress.step, &tensors)?;
     ema.restore(state.progress.step, &tensors)?;

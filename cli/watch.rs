@@ -1,0 +1,264 @@
+//! `watch` and `loadtest`: viewers without a browser, who measure what reaches them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use acdit_io::{Client, Event, Kind, Packet, ServerMessage, State};
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+
+use crate::cadence::{self, Cadence, Figures};
+use crate::failure::Failed;
+use crate::output::{self, Output};
+use crate::recording::Recording;
+use crate::signals::Ending;
+
+/// How long a connection may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A frame is on time if it is there when a player one block behind would show it.
+
+Examples:
+  acdit-world watch                                      # until Ctrl-C
+  acdit-world watch --seconds 30 --out seen.mp4
+  acdit-world watch ws://example.org:8080/ws --json")]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    stream: Stream,
+    /// Seconds to watch [default: until Ctrl-C]
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Keep what was seen as an MP4 file
+    #[arg(long, value_name = "FILE.mp4")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  acdit-world loadtest --viewers 64 --ramp 5 --seconds 30
+  acdit-world loadtest --viewers 64 --stalled 1 --json   # one of them stops reading")]
+pub(crate) struct Loadtest {
+    #[command(flatten)]
+    stream: Stream,
+    /// Viewers
+    #[arg(long, default_value = "16")]
+    viewers: NonZeroUsize,
+    /// Seconds over which they arrive
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    ramp: Duration,
+    /// Seconds that each watches
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    seconds: Duration,
+    /// Further viewers that connect first and never read
+    #[arg(long, default_value_t = 0)]
+    stalled: usize,
+}
+
+/// What is watched.
+#[derive(Clone, Debug, Args)]
+struct Stream {
+    /// The server's WebSocket
+    #[arg(default_value = "ws://127.0.0.1:8080/ws")]
+    url: String,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<f64>().map_err(|error| error.to_string())?;
+    Duration::try_from_secs_f64(parsed).map_err(|_| "expected seconds, 0 or more".to_owned())
+}
+
+#[derive(Debug, Serialize)]
+struct Watched {
+    world: String,
+    #[serde(flatten)]
+    figures: Figures,
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Loaded {
+    viewers: usize,
+    stalled: usize,
+    /// Viewers that could not connect or were cut off, and why the first of them.
+    failed: usize,
+    failure: Option<String>,
+    #[serde(flatten)]
+    figures: Figures,
+    /// Each viewer's own.
+    each: Vec<Figures>,
+}
+
+impl Watch {
+    pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        runtime()?.block_on(async {
+            let mut ending = Ending::listen()?;
+            let asked = Instant::now();
+            let mut client = connect(&self.stream.url).await?;
+            let mut viewer = Viewer::new(&client, asked);
+            let info = client.info().clone();
+            let bar = output::progress(0, "frames");
+            let end = self.seconds.map(|seconds| asked + seconds);
+            let mut recording = self.out.clone().map(|path| Recording::new(path, &info));
+            let lost = loop {
+                tokio::select! {
+                    () = ending.asked() => break None,
+                    () = until(end) => break None,
+                    event = client.next() => match event {
+                        Ok(event) => {
+                            if let (Event::Packet(packet), Some(recording)) = (&event, &mut recording) {
+                                recording.add(packet)?;
+                            }
+                            viewer.see(&event);
+                            let (frames, late) = viewer.seen.counts();
+                            bar.set_position(frames);
+                            bar.set_message(format!("frames, {late} late, {}", viewer.says()));
+                        }
+                        Err(error) => break Some(error),
+                    },
+                }
+            };
+            bar.finish_and_clear();
+            if let Some(recording) = recording {
+                recording.finish()?;
+            }
+            let figures = viewer.seen.figures();
+            let text = format!("{}\n{}", info.world, figures.text());
+            output.print(&Watched { world: info.world, figures, out: self.out }, || text)?;
+            match lost {
+                Some(error) => Err(Failed(format!("{}: {error}", self.stream.url)).into()),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+impl Loadtest {
+    pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        runtime()?.block_on(async {
+            let Self { stream: Stream { url }, viewers, ramp, seconds, stalled } = self;
+            let mut idle = Vec::with_capacity(stalled);
+            for _ in 0..stalled {
+                idle.push(connect(&url).await?);
+            }
+            let (start, viewers) = (Instant::now(), viewers.get());
+            let mut watching = JoinSet::new();
+            for index in 0..viewers {
+                let (url, arrive) = (url.clone(), start + ramp.mul_f64(index as f64 / viewers as f64));
+                watching.spawn(async move {
+                    sleep_until(arrive.into()).await;
+                    watch(&url, seconds).await
+                });
+            }
+            let bar = output::progress(viewers as u64, "viewers done");
+            let (mut seen, mut failures) = (Vec::new(), Vec::new());
+            while let Some(watched) = watching.join_next().await {
+                bar.inc(1);
+                match watched? {
+                    Ok(cadence) => seen.push(cadence),
+                    Err(error) => failures.push(format!("{error:#}")),
+                }
+            }
+            bar.finish_and_clear();
+            drop(idle);
+            let loaded = Loaded {
+                viewers,
+                stalled,
+                failed: failures.len(),
+                failure: failures.first().cloned(),
+                figures: cadence::figures(&seen),
+                each: seen.iter().map(Cadence::figures).collect(),
+            };
+            let text = format!("viewers      {} of {viewers}\n{}", seen.len(), loaded.figures.text());
+            output.print(&loaded, || text)?;
+            match failures.first() {
+                Some(failure) => {
+                    let failed = failures.len();
+                    Err(Failed(format!("{failed} of {viewers} viewers failed, the first: {failure}")).into())
+                }
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// One viewer of a load test.
+async fn watch(url: &str, seconds: Duration) -> anyhow::Result<Cadence> {
+    let asked = Instant::now();
+    let mut client = connect(url).await?;
+    let mut viewer = Viewer::new(&client, asked);
+    let end = Instant::now() + seconds;
+    loop {
+        tokio::select! {
+            () = sleep_until(end.into()) => return Ok(viewer.seen),
+            event = client.next() => viewer.see(&event?),
+        }
+    }
+}
+
+/// What reaches a viewer.
+struct Viewer {
+    seen: Cadence,
+    labels: Vec<String>,
+    /// How far behind the first frame a player is: a block.
+    slack: Duration,
+    block: u64,
+    label: usize,
+}
+
+impl Viewer {
+    fn new(client: &Client, asked: Instant) -> Self {
+        let info = client.info();
+        let mut seen = Cadence::asked(asked);
+        seen.state(client.state());
+        let slack = f64::from(info.frames_per_block) / info.frames_per_second;
+        Self {
+            seen,
+            labels: info.labels.iter().map(|label| label.name.clone()).collect(),
+            slack: Duration::try_from_secs_f64(slack).unwrap_or_default(),
+            block: 0,
+            label: 0,
+        }
+    }
+
+    fn see(&mut self, event: &Event) {
+        match event {
+            Event::Packet(packet) => {
+                let Packet { header, .. } = packet;
+                (self.block, self.label) = (header.block, header.label as usize);
+                self.seen.frame(packet, self.slack, Instant::now());
+            }
+            Event::Message(ServerMessage::Gap { dropped }) => self.seen.gap(*dropped),
+            Event::Message(ServerMessage::State(state @ State { .. })) => self.seen.state(state),
+            _ => {}
+        }
+    }
+
+    fn says(&self) -> String {
+        let label = self.labels.get(self.label).map_or("?", String::as_str);
+        format!("block {}, {label}", self.block)
+    }
+}
+
+async fn connect(url: &str) -> anyhow::Result<Client> {
+    let connected = timeout(PATIENCE, Client::connect(url, Kind::H264)).await;
+    let connected = connected.with_context(|| format!("{url}: no answer in {} s", PATIENCE.as_secs()))?;
+    connected.with_context(|| url.to_owned())
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}

@@ -1,0 +1,100 @@
+//! Batches made ready by a thread of their own, so that no step waits for its data.
+
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, bounded};
+use tch::Tensor;
+
+use crate::{Error, LatentBank};
+
+/// Batches that wait for their step: with that many the thread pauses, so that memory stays bounded.
+const READY: usize = 2;
+
+/// Latents (batch, T, F, C, h, w) and labels (batch, T) of one step.
+type Batch = Result<(Tensor, Tensor), Error>;
+
+/// The batches of successive steps.
+#[derive(Debug)]
+pub struct Loader {
+    /// Gone only while it is dropped.
+    ready: Option<Receiver<Batch>>,
+    thread: Option<JoinHandle<()>>,
+    waited: Duration,
+}
+
+impl Loader {
+    /// Begins with the batch of step `first`; the rest is as for [`LatentBank::batch`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system gives no thread.
+    pub fn new(bank: &LatentBank, seed: u64, first: u64, batch: usize, blocks: usize) -> Result<Self, Error> {
+        let bank = bank.clone();
+        let (made, ready) = bounded(READY);
+        let work = move || {
+            for step in first.. {
+                let batch = bank.batch(seed, step, batch, blocks);
+                let last = batch.is_err();
+                if made.send(batch).is_err() || last {
+                    return;
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("loader".into()).spawn(work);
+        let thread = thread.map_err(|e| Error::io("a thread that loads batches", e))?;
+        Ok(Self { ready: Some(ready), thread: Some(thread), waited: Duration::ZERO })
+    }
+
+    /// The next step's batch.
+    ///
+    /// # Errors
+    /// As [`LatentBank::batch`]; after that there are no more.
+    pub fn next_batch(&mut self) -> Batch {
+        let since = Instant::now();
+        let ready = self.ready.as_ref().expect("it is gone only while self is dropped");
+        let batch = ready.recv().unwrap_or_else(|_| Err(Error::Dataset("no more batches are loaded".into())));
+        self.waited += since.elapsed();
+        batch
+    }
+
+    /// How long steps have waited for their batches since this was last asked.
+    pub fn take_wait(&mut self) -> Duration {
+        std::mem::take(&mut self.waited)
+    }
+}
+
+impl Drop for Loader {
+    /// Waits for the thread, which must not use libtorch while the process ends.
+    fn drop(&mut self) {
+        drop(self.ready.take());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bank::tests::counting;
+
+    #[test]
+    fn batches_come_in_order_from_any_step_on() {
+        let bank = counting(&[30, 20]);
+        for first in [0, 7] {
+            let mut loader = Loader::new(&bank, 5, first, 4, 3).unwrap();
+            for step in first..first + 9 {
+                assert_eq!(loader.next_batch().unwrap(), bank.batch(5, step, 4, 3).unwrap(), "step {step}");
+            }
+            assert!(loader.take_wait() > Duration::ZERO && loader.take_wait() == Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_said_once_and_ends_it() {
+        let mut loader = Loader::new(&counting(&[2]), 0, 0, 4, 3).unwrap();
+        assert!(loader.next_batch().unwrap_err().to_string().contains("has 3 blocks"));
+        assert!(loader.next_batch().unwrap_err().to_string().contains("no more batches"));
+    }
+}
