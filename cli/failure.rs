@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use acdit_codec::Error as Codec;
 use acdit_model::Error as Model;
+use acdit_parallel::Error as Parallel;
 use acdit_runtime::Error as Runtime;
 use acdit_train::Error as Train;
 use clap::error::ErrorKind;
@@ -90,6 +91,7 @@ fn ran_and_failed(error: &anyhow::Error) -> bool {
             || cause.downcast_ref().is_some_and(runtime)
             || cause.downcast_ref().is_some_and(codec)
             || cause.downcast_ref().is_some_and(model)
+            || cause.downcast_ref().is_some_and(parallel)
     })
 }
 
@@ -100,6 +102,7 @@ fn train(error: &Train) -> bool {
         Train::Runtime(error) => runtime(error),
         Train::Codec(error) => codec(error),
         Train::Model(error) => model(error),
+        Train::Parallel(error) => parallel(error),
         _ => false,
     }
 }
@@ -123,6 +126,10 @@ fn codec(error: &Codec) -> bool {
 
 fn model(error: &Model) -> bool {
     matches!(error, Model::Torch(_))
+}
+
+fn parallel(error: &Parallel) -> bool {
+    !matches!(error, Parallel::Environment(_))
 }
 
 #[cfg(test)]

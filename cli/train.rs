@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use acdit_codec::vae::{Config as VaeConfig, Vae};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, RopeKind};
+use acdit_parallel::{Group, Place, TIMEOUT};
 use acdit_runtime::WorldMeta;
-use acdit_runtime::device::{DeviceChoice, Placement, Precision};
+use acdit_runtime::device::{self, DeviceChoice, Placement, Precision};
 use acdit_train::Start;
 use acdit_train::dataset::{Dataset, Skipped, Source};
 use acdit_train::listing::Split;
@@ -139,7 +140,7 @@ pub(crate) struct Train {
     #[arg(long, value_enum, default_value = "sample", help_heading = "Network")]
     prediction: PredictionArg,
 
-    /// Clips per step
+    /// Clips per step, of each process where a launcher has started several
     #[arg(long, default_value_t = 16, help_heading = "Schedule")]
     batch: usize,
     /// Steps of the whole schedule
@@ -224,7 +225,9 @@ impl Train {
         if let Some(preset) = &self.preset {
             tracing::info!("preset {preset}");
         }
-        let placement = Placement::select(*device, self.dtype)?;
+        let place = Place::from_env()?;
+        let device = place.as_ref().map_or(*device, |place| device_of(place, *device));
+        let placement = Placement::select(device, self.dtype)?;
         let blocks = data::blocks(self.frames)?;
         let material = self.material(*seed)?;
         let vae = self.vae_of(&material)?;
@@ -240,11 +243,15 @@ impl Train {
             start.check_vae(&vae)?;
         }
         let usual = if prediction == Prediction::Epsilon { 0.0 } else { OWN_CONTEXT };
+        let group = match &place {
+            Some(place) => Group::connect(place, TIMEOUT)?,
+            None => Group::alone(),
+        };
         let recipe = Recipe {
             model,
             prediction,
             blocks,
-            batch: self.batch,
+            batch: self.batch * group.world(),
             steps: self.steps,
             rate: self.rate,
             warmup: self.warmup,
@@ -269,6 +276,7 @@ impl Train {
             save_every: *save_every,
             keep: *keep,
             memory: self.memory.into(),
+            group: &group,
             device: placement.device,
             interrupt: interrupt.clone(),
         };
@@ -287,6 +295,9 @@ impl Train {
             }
         };
         let summary = world_loop::train(&recipe, &bank, &run)?;
+        if !group.leads() {
+            return Ok(());
+        }
         output.print(&summary, || {
             let weights = out.join("weights");
             let loss = summary.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
@@ -380,6 +391,14 @@ impl Train {
             PredictionArg::Sample => Prediction::Sample,
         };
         Ok((config, prediction))
+    }
+}
+
+/// Processes of one machine take its GPUs in turn; where the launcher shows each its own, that is the only one.
+fn device_of(place: &Place, wish: DeviceChoice) -> DeviceChoice {
+    match (wish, device::cuda()) {
+        (DeviceChoice::Auto, Ok(cuda)) => DeviceChoice::Cuda(place.local_rank % cuda.devices.len()),
+        _ => wish,
     }
 }
 

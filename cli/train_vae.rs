@@ -1,7 +1,9 @@
 //! `train-vae`: the autoencoder under a world.
 
+use acdit_parallel::Place;
 use acdit_runtime::device::{Placement, Precision};
 use acdit_train::vae_loop::{self, VaeRecipe, VaeRun};
+use anyhow::bail;
 use clap::Args;
 
 use crate::data::Data;
@@ -47,6 +49,9 @@ impl TrainVae {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         let Keeping { out, resume, stop_at, save_every, keep, seed, device, threads } = &self.keeping;
         threads.set();
+        if let Some(place) = Place::from_env()? {
+            bail!("train-vae runs in one process, a launcher has started {}", place.world);
+        }
         let device = Placement::select(*device, Precision::F32)?.device;
         let usual = VaeRecipe::default();
         let stages = usual.vae.encoder_block_out_channels.len();

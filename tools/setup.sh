@@ -17,7 +17,7 @@ readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/acdit-world
 readonly NVRTC=$CACHE/nvrtc-13.0
 readonly BUILD_PACKAGES=(
     ca-certificates ffmpeg g++ libavcodec-dev libavdevice-dev libavfilter-dev libavformat-dev libavutil-dev libclang-dev
-    libswresample-dev libswscale-dev make pkg-config)
+    libgloo-dev libswresample-dev libswscale-dev make pkg-config)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$@"; exit 2; }

@@ -1,8 +1,10 @@
 //! `train` and `train-vae`, by the smallest runs that go all the way; what they learn is tested in their crate.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use acdit_codec::Size;
@@ -12,6 +14,7 @@ use acdit_train::checkpoint;
 use acdit_train::procedural::FRAMES_PER_SECOND;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tch::Tensor;
 
 use crate::harness::{Folder, ran};
 
@@ -193,4 +196,119 @@ fn a_vae_is_trained_for_a_world() {
     assert_eq!(made["step"], 2);
     assert!(made["psnr"].as_f64().is_some_and(|psnr| psnr > 0.0) && made["loss"].is_number(), "{made}");
     assert!(folder.path("run/weights/vae/config.json").is_file());
+}
+
+/// Two processes of one run, started with what a launcher tells them; each has half the batch.
+fn two_processes(folder: &Folder, words: &[&str]) -> [Child; 2] {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    [0, 1].map(|rank| {
+        let mut command = folder.command(words);
+        command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2");
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    })
+}
+
+fn newest_state(folder: &Folder, out: &str) -> BTreeMap<String, Tensor> {
+    let newest = checkpoint::latest(&folder.path(out).join("checkpoints")).unwrap().unwrap();
+    weights::read(&newest).unwrap()
+}
+
+#[test]
+fn two_processes_learn_what_one_does_with_twice_the_batch() {
+    let folder = Folder::with_world();
+    let words = |out: &'static str, batch: &'static str| {
+        let words = TINY.map(|word| if word == "run" { out } else { word });
+        let words = [&words[..words.len() - 3], &["--batch", batch, "--json", "--steps", "10"]].concat();
+        // Adam's first steps divide by the gradient's own size, so that rounding would show
+        [&words[..], &["--warmup", "10", "--self-context", "0.5", "--dtype", "f32"]].concat()
+    };
+    folder.run(&words("one", "6")).json();
+    let together = |more: &[&str]| {
+        two_processes(&folder, &[&words("two", "3")[..], more].concat())
+            .map(|child| ran(child.wait_with_output().unwrap()))
+    };
+    let [first, second] = together(&["--stop-at", "5"]);
+    assert_eq!(
+        (first.json()["step"].as_u64(), second.code, second.stdout.as_str()),
+        (Some(5), Some(0), ""),
+        "{second:?}"
+    );
+    let [first, second] = together(&["--resume", "--accumulate", "3", "--recompute"]);
+    assert_eq!((first.json()["step"].as_u64(), second.code), (Some(10), Some(0)), "{second:?}");
+    folder.run(&words("half", "3")).json();
+
+    let state = ["one", "two", "half"].map(|out| newest_state(&folder, out));
+    for name in ["parameters", "ema"] {
+        let off = |other: usize| (&state[0][name] - &state[other][name]).abs().max().double_value(&[]);
+        assert!(
+            off(1) < 1e-5 && off(2) > 1e-4,
+            "{name} is off by {}, with half the batch by {}",
+            off(1),
+            off(2)
+        );
+    }
+    let log = std::fs::read_to_string(folder.path("two/log.jsonl")).unwrap();
+    assert_eq!(log.lines().count(), 2, "of the first process alone: {log}");
+}
+
+#[test]
+fn a_signal_to_one_process_saves_and_ends_all_and_a_kill_ends_all() {
+    let folder = Folder::with_world();
+    std::fs::create_dir(folder.path("run")).unwrap();
+    let log = folder.path("run/log.jsonl");
+    let words = |more: &[&'static str]| [&TINY[..], &["--steps", "1000000"], more].concat();
+    let started = |words: &[&str]| {
+        // As a pipe, the log tells when the loop runs.
+        let _ = std::fs::remove_file(&log);
+        assert!(Command::new("mkfifo").arg(&log).status().unwrap().success());
+        let processes = two_processes(&folder, words);
+        let mut log = BufReader::new(File::open(&log).unwrap());
+        log.read_line(&mut String::new()).unwrap();
+        (processes, log)
+    };
+    let signal = |name: &str, process: &Child| {
+        assert!(Command::new("kill").args([name, &process.id().to_string()]).status().unwrap().success());
+    };
+    let (processes, _log) = started(&words(&[]));
+    signal("-TERM", &processes[1]);
+    let [first, second] = processes.map(|process| ran(process.wait_with_output().unwrap()));
+    let step = first.json()["step"].as_u64().unwrap();
+    assert_eq!(second.code, Some(0), "{second:?}");
+    assert!(folder.path(&format!("run/checkpoints/step-{step:08}.safetensors")).is_file(), "{step}");
+
+    let (processes, _log) = started(&words(&["--resume"]));
+    signal("-KILL", &processes[1]);
+    let [first, _] = processes.map(|process| ran(process.wait_with_output().unwrap()));
+    assert_eq!((first.code, first.stdout.as_str()), (Some(1), ""), "{first:?}");
+    assert!(first.stderr.contains("error: process 0 of 2 lost the others, one of which ended"), "{first:?}");
+}
+
+#[test]
+fn processes_that_do_not_fit_together_are_refused() {
+    let folder = Folder::with_world();
+    let alone = |name: &str, value: &str| ran(folder.command(&TINY).env(name, value).output().unwrap());
+    let error = alone("WORLD_SIZE", "2");
+    assert!(
+        error.code == Some(2) && error.stderr.contains("WORLD_SIZE is set, but RANK is not"),
+        "{error:?}"
+    );
+
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let processes = ["1e-3", "2e-3"].into_iter().enumerate().map(|(rank, rate)| {
+        let mut command = folder.command(&[&TINY[..], &["--steps", "2", "--rate", rate]].concat());
+        command.env("RANK", rank.to_string()).env("WORLD_SIZE", "2").env("MASTER_ADDR", "127.0.0.1");
+        command.env("MASTER_PORT", &port).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let processes: Vec<Child> = processes.collect();
+    let ended: Vec<_> =
+        processes.into_iter().map(|process| ran(process.wait_with_output().unwrap())).collect();
+    for process in &ended {
+        assert_eq!(process.code, Some(2), "{ended:?}");
+        assert!(
+            process.stderr.contains("the 2 processes were not all started with the same flags"),
+            "{ended:?}"
+        );
+    }
+    assert!(!folder.path("run").exists());
 }

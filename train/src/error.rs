@@ -63,6 +63,9 @@ pub enum Error {
     /// A session of the weights in training.
     #[error(transparent)]
     Runtime(#[from] acdit_runtime::Error),
+    /// The other processes of a run.
+    #[error(transparent)]
+    Parallel(#[from] acdit_parallel::Error),
     /// libtorch refused an operation.
     #[error("tensor operation failed: {}", first_line(.0))]
     Torch(#[from] tch::TchError),

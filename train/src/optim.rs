@@ -6,9 +6,14 @@
 
 use std::collections::BTreeMap;
 
+use acdit_parallel::{Exchange, Group};
 use tch::{Kind, Tensor, nn};
 
 use crate::Error;
+
+/// Parameters whose gradients travel together, at least: 8 MB, so that a message is long beside what it costs to begin one, and the
+/// last, which no computation hides, is short.
+const BUCKET: i64 = 1 << 21;
 
 /// The trainable variables of a `VarStore`, moved into one contiguous f32 buffer.
 #[derive(Debug)]
@@ -16,6 +21,7 @@ pub struct FlatParameters {
     entries: Vec<Entry>,
     values: Tensor,
     gradients: Tensor,
+    exchange: Option<Exchange>,
 }
 
 /// One variable: a view of `values`.
@@ -54,7 +60,17 @@ impl FlatParameters {
         }
         let gradients = values.f_zeros_like()?;
         share_gradients(&entries, &gradients)?;
-        Ok(Self { entries, values, gradients })
+        Ok(Self { entries, values, gradients, exchange: None })
+    }
+
+    /// The same, with gradients that are the mean over a group once a step uses them.
+    ///
+    /// # Errors
+    /// [`Error::Parallel`].
+    pub fn averaged_over(mut self, group: &Group) -> Result<Self, Error> {
+        let variables = self.entries.iter().map(|entry| entry.variable.shallow_clone()).collect();
+        self.exchange = Some(Exchange::new(group, &self.gradients, variables, BUCKET)?);
+        Ok(self)
     }
 
     /// Parameters in all.
@@ -89,6 +105,13 @@ impl FlatParameters {
     /// [`Error::Torch`].
     pub fn add_gradient(&self, loss: &Tensor) -> Result<(), Error> {
         Ok(loss.f_backward()?)
+    }
+
+    /// Says that the next backward pass is the step's last, so that its gradients may leave for the other processes.
+    pub fn expect_last_pass(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.begin();
+        }
     }
 
     fn clear_gradients(&mut self) -> Result<(), Error> {
@@ -168,9 +191,13 @@ impl AdamW {
     /// `rate`; returns the gradient's norm before clipping.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the norm is not finite, parameters and state being left as they were; [`Error::Torch`].
+    /// [`Error::Diverged`] if the norm is not finite, parameters and state being left as they were; [`Error::Parallel`];
+    /// [`Error::Torch`].
     pub fn step(&mut self, rate: f64) -> Result<f64, Error> {
         let AdamWConfig { betas: (beta1, beta2), epsilon, weight_decay, clip_norm } = self.config;
+        if let Some(exchange) = &self.parameters.exchange {
+            exchange.finish()?;
+        }
         let mut gradient = self.parameters.gradients.shallow_clone();
         let norm = f64::try_from(gradient.f_norm()?)?;
         if !norm.is_finite() {

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use acdit_model::diffusion::{Schedule, SchedulerConfig};
 use acdit_model::{Acdit, Rope};
+use acdit_parallel::Group;
 use acdit_runtime::WorldMeta;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor, nn};
@@ -57,9 +58,11 @@ pub struct Run<'a> {
     pub keep: NonZeroUsize,
     /// What is done to save memory.
     pub memory: Memory,
+    /// The processes that share each step's batch. The first of them alone writes.
+    pub group: &'a Group,
     /// Where to compute.
     pub device: Device,
-    /// Asks the loop to save and end.
+    /// Asks the loop to save and end; one process's is enough.
     pub interrupt: Interrupt,
 }
 
@@ -81,8 +84,14 @@ impl Default for Memory {
 impl Memory {
     /// # Errors
     /// [`Error::Options`] if the batch cannot be divided so.
-    pub(crate) fn check(self, recipe: &Recipe) -> Result<(), Error> {
-        let (batch, parts) = (recipe.batch, self.accumulate);
+    pub(crate) fn check(self, recipe: &Recipe, group: &Group) -> Result<(), Error> {
+        let (batch, parts, processes) = (recipe.batch, self.accumulate, group.world());
+        if !batch.is_multiple_of(processes) {
+            return Err(Error::Options(format!(
+                "a batch of {batch} clips cannot be shared by {processes} processes"
+            )));
+        }
+        let batch = batch / processes;
         if batch.is_multiple_of(parts.get()) {
             return Ok(());
         }
@@ -119,9 +128,10 @@ const EXPLODED: f64 = 10.0;
 ///
 /// # Errors
 /// As [`check`], and [`Error::Options`] for a bank that does not fit the network; [`Error::Checkpoint`] for one made by
-/// another recipe; [`Error::Interrupted`] before the first step; [`Error::Diverged`]; files.
+/// another recipe; [`Error::Interrupted`] before the first step; [`Error::Diverged`]; [`Error::Parallel`] once another process
+/// of the group has ended; files.
 pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summary, Error> {
-    let newest = check(recipe, run)?;
+    let (group, newest) = (run.group, check(recipe, run)?);
     check_bank(recipe, bank)?;
     let data = Data::new(bank, run.vae)?;
     let vs = nn::VarStore::new(run.device);
@@ -131,27 +141,33 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     if let Some(start) = run.start {
         start.copy_to(&vs)?;
     }
-    let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
+    let mut optimizer = AdamW::new(FlatParameters::new(&vs)?.averaged_over(group)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
     let mut progress = match newest {
         Some(path) => restore(&path, recipe, &data, run, &mut optimizer, &mut ema)?,
         None if run.interrupt.is_set() => return Err(Error::Interrupted),
         None => Progress::default(),
     };
+    check_agreement(recipe, &data, progress.step, run)?;
 
     let window = recipe.model.context_window.map_or(recipe.blocks, |window| window as usize);
     let prompts = bank.prompts(run.prompts, window.min(recipe.blocks));
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
-    let noising = Noising::new(&schedule, recipe, run.device);
+    let noising = Noising::new(&schedule, recipe, group, run.device);
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: recipe.decay };
     let checkpoints = run.out.join("checkpoints");
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);
-    std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
-    let mut log = Log::open(&run.out.join("log.jsonl"), progress.step, recipe.steps)?;
+    let mut log = match group.leads() {
+        true => Some(open_log(recipe, progress.step, run)?),
+        false => None,
+    };
+    let asked_to_end = || if run.interrupt.is_set() { 1.0 } else { 0.0 };
+    let [mut ending] = group.mean([asked_to_end()])?;
     let mut loader = Loader::new(bank, recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
     let mut since = Instant::now();
-    while progress.step < end && !run.interrupt.is_set() {
+    while progress.step < end && ending == 0.0 {
         let (latents, labels) = loader.next_batch()?;
+        let (latents, labels) = (group.rows_of(&latents), group.rows_of(&labels));
         let mut example = noising.batch(progress.step, &latents, &labels);
         if recipe.self_context > 0.0 && progress.step as f64 >= recipe.steps as f64 * own_context_from(run) {
             let clean = &example.batch.clean;
@@ -161,6 +177,8 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
         let rate = rates.rate(progress.step);
         let gradient_norm = optimizer.step(rate).map_err(|error| error.with_last_good(&checkpoints))?;
         ema.update(optimizer.parameters())?;
+        let [loss, asked] = group.mean([loss, asked_to_end()])?;
+        ending = asked;
         progress.advance(loss);
         let step = progress.step;
         if step % LOG_EVERY == 0 || step == end {
@@ -168,27 +186,53 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
             let seconds_per_step = since.elapsed().as_secs_f64() / steps;
             let data_wait = loader.take_wait().as_secs_f64() / steps;
             let (loss, lowest) = progress.log();
-            log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step, data_wait })?;
-            log.progress(step, format!("loss {loss:.4}"));
+            if let Some(log) = &mut log {
+                log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step, data_wait })?;
+                log.progress(step, format!("loss {loss:.4}"));
+            }
             if let Some(lowest) = lowest.filter(|lowest| loss > EXPLODED * lowest) {
                 let reason = format!("the loss is {loss:.3e}, at its lowest it was {lowest:.3e}");
                 return Err(Error::Diverged { step, reason, last_good: None }.with_last_good(&checkpoints));
             }
             since = Instant::now();
         }
-        if step % run.save_every == 0 && step < end {
+        if step % run.save_every == 0 && step < end && group.leads() {
             save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
         }
     }
-    save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
+    if group.leads() {
+        save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
+    }
+    group.barrier()?; // nobody reports success before all is written
     Ok(Summary { step: progress.step, loss: progress.loss })
+}
+
+/// Processes started with other flags, or that found other checkpoints, would train something that no recipe describes.
+fn check_agreement(recipe: &Recipe, data: &Data, step: u64, run: &Run<'_>) -> Result<(), Error> {
+    let start = run.start.map(|start| &start.fingerprint);
+    let own = serde_json::json!([recipe, data, step, start, run.stop_at, run.save_every]).to_string();
+    if run.group.agree(blake3::hash(own.as_bytes()).as_bytes())? {
+        return Ok(());
+    }
+    let (rank, world) = (run.group.rank(), run.group.world());
+    Err(Error::Options(format!(
+        "the {world} processes were not all started with the same flags, or found other data or checkpoints: {rank} is at step {step}"
+    )))
+}
+
+fn open_log(recipe: &Recipe, step: u64, run: &Run<'_>) -> Result<Log, Error> {
+    std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
+    Log::open(&run.out.join("log.jsonl"), step, recipe.steps)
 }
 
 /// Accumulates the gradient of an example and returns its loss.
 fn backward(model: &Acdit, optimizer: &AdamW, example: &Example, memory: Memory) -> Result<f64, Error> {
     let parts = memory.accumulate.get() as i64;
     let mut sum = 0.0;
-    for part in example.split(parts) {
+    for (index, part) in (1..).zip(example.split(parts)) {
+        if index == parts {
+            optimizer.parameters().expect_last_pass();
+        }
         let loss_of = |prediction: &Tensor| {
             ((prediction - &part.target).square() * &part.weight).mean(Kind::Float) / parts
         };
@@ -221,7 +265,7 @@ pub fn check(recipe: &Recipe, run: &Run<'_>) -> Result<Option<PathBuf>, Error> {
     if run.start.is_some_and(same) {
         return fail(format!("{}: a run cannot go on from the weights that it writes", run.out.display()));
     }
-    run.memory.check(recipe)?;
+    run.memory.check(recipe, run.group)?;
     let newest = checkpoint::latest(&run.out.join("checkpoints"))?;
     match (&newest, run.resume) {
         (Some(path), false) => {

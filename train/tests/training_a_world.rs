@@ -9,6 +9,7 @@ use acdit_codec::Size;
 use acdit_codec::vae::{Config as VaeConfig, Vae, tiny};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, Preset, weights};
+use acdit_parallel::Group;
 use acdit_runtime::{Session, Settings, StepInput, World, WorldMeta};
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::procedural::Procedural;
@@ -75,6 +76,7 @@ struct Bench {
     dataset: Dataset,
     meta: WorldMeta,
     bank: LatentBank,
+    group: Group,
 }
 
 fn bench() -> Bench {
@@ -87,7 +89,7 @@ fn bench() -> Bench {
     let encoder = Vae::load(&vae, Device::Cpu, Kind::Float).unwrap().encoder;
     let amount = BankSize { clips: 3, blocks: 6, frames_per_block: 4 };
     let (bank, _) = dataset.bank(&encoder, amount, &Interrupt::default(), |_| ()).unwrap();
-    Bench { folder, vae, meta: dataset.meta(), dataset, bank }
+    Bench { folder, vae, meta: dataset.meta(), dataset, bank, group: Group::alone() }
 }
 
 impl Bench {
@@ -107,6 +109,7 @@ impl Bench {
             save_every: 7,
             keep: NonZeroUsize::new(2).unwrap(),
             memory: Memory::default(),
+            group: &self.group,
             device: Device::Cpu,
             interrupt: Interrupt::default(),
         }

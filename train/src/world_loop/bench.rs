@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use acdit_model::Acdit;
 use acdit_model::diffusion::{Schedule, SchedulerConfig};
+use acdit_parallel::Group;
 use acdit_runtime::bench::median;
 use acdit_runtime::{device, stats};
 use serde::Serialize;
@@ -43,7 +44,8 @@ pub fn measure(
     device: Device,
 ) -> Result<Measured, Error> {
     recipe.check()?;
-    memory.check(recipe)?;
+    let group = Group::alone();
+    memory.check(recipe, &group)?;
     let vs = nn::VarStore::new(device);
     tch::manual_seed(recipe.seed as i64);
     let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
@@ -51,7 +53,7 @@ pub fn measure(
     let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
     let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
-    let noising = Noising::new(&schedule, recipe, device);
+    let noising = Noising::new(&schedule, recipe, &group, device);
     let [frames, c, h, w] = recipe.model.block_shape();
     let (n, t) = (recipe.batch as i64, recipe.blocks as i64);
     let latents = Tensor::f_randn([n, t, frames, c, h, w], (Kind::Float, Device::Cpu))?;

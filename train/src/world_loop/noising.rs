@@ -2,6 +2,7 @@
 
 use acdit_model::diffusion::{Prediction, Schedule};
 use acdit_model::{Acdit, Patcher, RopeKind, TrainingBatch};
+use acdit_parallel::Group;
 use tch::{Device, Kind, Tensor};
 
 use super::Recipe;
@@ -38,9 +39,12 @@ impl Example {
 }
 
 /// Draws noise, timesteps and dropped labels, and mixes them into a batch.
+///
+/// Every process of a group draws for the whole batch and takes what belongs to its clips: a group sees what one process would.
 pub(super) struct Noising<'a> {
     schedule: &'a Schedule,
     recipe: &'a Recipe,
+    group: &'a Group,
     patcher: Patcher,
     /// α and σ of every timestep: (timesteps) f32.
     alphas: Tensor,
@@ -51,7 +55,7 @@ pub(super) struct Noising<'a> {
 }
 
 impl<'a> Noising<'a> {
-    pub(super) fn new(schedule: &'a Schedule, recipe: &'a Recipe, device: Device) -> Self {
+    pub(super) fn new(schedule: &'a Schedule, recipe: &'a Recipe, group: &'a Group, device: Device) -> Self {
         let levels: Vec<_> = (0..schedule.len() as i64).map(|t| schedule.level(t)).collect();
         let table = |pick: fn(&acdit_model::diffusion::NoiseLevel) -> f64| {
             let values: Vec<f32> = levels.iter().map(|level| pick(level) as f32).collect();
@@ -63,10 +67,10 @@ impl<'a> Noising<'a> {
         let mean = places.iter().sum::<f64>() / recipe.blocks as f64;
         let places = (Tensor::from_slice(&places) / mean).to_kind(Kind::Float).to_device(device);
         let places = places.view([1, recipe.blocks as i64, 1, 1]);
-        Self { schedule, recipe, patcher: Patcher::new(&recipe.model), alphas, sigmas, places, device }
+        Self { schedule, recipe, group, patcher: Patcher::new(&recipe.model), alphas, sigmas, places, device }
     }
 
-    /// From latents (N, T, F, C, h, w) and labels (N, T).
+    /// From this process's latents (N, T, F, C, h, w) and labels (N, T).
     pub(super) fn batch(&self, step: u64, latents: &Tensor, labels: &Tensor) -> Example {
         // odd multiplier: distinct steps get distinct seeds
         tch::manual_seed((self.recipe.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
@@ -74,19 +78,22 @@ impl<'a> Noising<'a> {
         let (n, t) = (latents.size()[0], latents.size()[1]);
         let tokens = self.patcher.tokens(&latents.flatten(0, 1)); // (N·T, B, p²·C)
         let clean = tokens.view([n, t, tokens.size()[1], tokens.size()[2]]);
-        let timesteps = Tensor::randint(self.schedule.len() as i64, [n, t], (Kind::Int64, self.device));
+        let (all, mine) = (n * self.group.world() as i64, |drawn: &Tensor| self.group.rows_of(drawn));
+        let shape = [all, t, clean.size()[2], clean.size()[3]];
+        let normal = || mine(&Tensor::randn(shape, (Kind::Float, self.device)));
+        let uniform = |shape: [i64; 2]| mine(&Tensor::rand(shape, (Kind::Float, self.device)));
+        let timesteps =
+            mine(&Tensor::randint(self.schedule.len() as i64, [all, t], (Kind::Int64, self.device)));
         let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
-        let noise = clean.randn_like();
-        let context =
-            clean.rand_like().narrow(1, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1) * self.recipe.context_noise;
+        let noise = normal();
+        let context = uniform([all, 1]).view([n, 1, 1, 1]) * self.recipe.context_noise;
         // published weights never saw a label switch within a clip
         let published = self.recipe.model.rope == RopeKind::Published;
-        let dropped = Tensor::rand([n, if published { 1 } else { t }], (Kind::Float, self.device));
-        let dropped = dropped.lt(self.recipe.label_dropout);
+        let dropped = uniform([all, if published { 1 } else { t }]).lt(self.recipe.label_dropout);
         let batch = TrainingBatch {
             noised: &clean * &alpha + &noise * &sigma,
             labels: labels.masked_fill(&dropped, self.recipe.model.num_classes),
-            clean: &clean + clean.randn_like() * context,
+            clean: &clean + normal() * context,
             timesteps,
         };
         let target = self.schedule.target(&clean, &noise, &alpha, &sigma);
@@ -103,25 +110,30 @@ impl<'a> Noising<'a> {
         let (n, t) = (clean.size()[0], clean.size()[1]);
         // clips come in random order: the first are as good as any; the share holds on average
         let chance = f64::try_from(Tensor::rand([1], (Kind::Double, self.device)))?;
-        let chosen = ((self.recipe.self_context * n as f64 + chance).floor() as i64).min(n);
+        let (rank, world) = (self.group.rank() as i64, self.group.world() as i64);
+        let all = ((self.recipe.self_context * (n * world) as f64 + chance).floor() as i64).min(n * world);
+        // since processes take clips in turn, each has its share of the first
+        let chosen = (all - rank + world - 1) / world;
         if chosen == 0 {
             return Ok(clean.shallow_clone());
         }
         let labels = labels.narrow(0, 0, chosen).to_device(self.device);
         let mut context = clean.narrow(0, 0, chosen);
         let mut estimate = context.zeros_like();
-        let random = |shape: [i64; 4]| Tensor::rand(shape, (Kind::Float, self.device));
-        let share = random([chosen, 1, 1, 1]);
+        let mine = |drawn: Tensor| self.group.rows_of(&drawn);
+        let random = |shape: [i64; 4]| mine(Tensor::rand(shape, (Kind::Float, self.device)));
+        let share = random([all, 1, 1, 1]);
+        let shape = [all, t, clean.size()[2], clean.size()[3]];
         let end = self.schedule.len() as i64;
         for (lowest, above) in [(end - 1, end), (end / 10, end * 9 / 10)] {
-            let timesteps = Tensor::randint_low(lowest, above, [chosen, t], (Kind::Int64, self.device));
+            let timesteps = mine(Tensor::randint_low(lowest, above, [all, t], (Kind::Int64, self.device)));
             let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
-            let noised = estimate * &alpha + context.randn_like() * &sigma;
+            let noised = estimate * &alpha + mine(Tensor::randn(shape, (Kind::Float, self.device))) * &sigma;
             let labels = labels.shallow_clone();
             let batch = TrainingBatch { noised, labels, clean: context.shallow_clone(), timesteps };
             let prediction = model.training_forward(&batch)?;
             estimate = self.schedule.clean_estimate_at(&alpha, &sigma, &batch.noised, &prediction);
-            let replaced = random([chosen, t, 1, 1]).lt_tensor(&share);
+            let replaced = random([all, t, 1, 1]).lt_tensor(&share);
             let _ = replaced.narrow(1, 0, 1).fill_(0); // nothing foretells a clip's first block
             context = estimate.where_self(&replaced, &context);
         }
@@ -181,7 +193,8 @@ mod tests {
             let [frames, c, h, w] = recipe.model.block_shape();
             let latents = Tensor::zeros([64, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
             let labels = Tensor::full([64, 6], 3, (Kind::Int64, Device::Cpu));
-            let example = Noising::new(&schedule, &recipe, Device::Cpu).batch(0, &latents, &labels);
+            let group = Group::alone();
+            let example = Noising::new(&schedule, &recipe, &group, Device::Cpu).batch(0, &latents, &labels);
             let labels: Vec<Vec<i64>> = Vec::try_from(&example.batch.labels).unwrap();
             let kept = labels.iter().flatten().filter(|&&label| label == 3).count();
             assert!(labels.iter().flatten().all(|&label| label == 3 || label == 5));
@@ -206,7 +219,8 @@ mod tests {
         let vs = nn::VarStore::new(Device::Cpu);
         let network = Acdit::new(&vs.root(), &recipe.model, Kind::Float).unwrap();
         let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction)).unwrap();
-        let noising = Noising::new(&schedule, &recipe, Device::Cpu);
+        let group = Group::alone();
+        let noising = Noising::new(&schedule, &recipe, &group, Device::Cpu);
         let tokens = recipe.model.block_tokens();
         let clean = Tensor::ones([8, 6, tokens, recipe.model.token_width()], (Kind::Float, Device::Cpu));
         let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
@@ -222,8 +236,9 @@ mod tests {
         let count = replaced.iter().flatten().filter(|&&replaced| replaced).count();
         assert!((1..=20).contains(&count), "{count} of the first four clips' blocks replaced");
         let none = Recipe { self_context: 0.0, ..recipe };
-        let none =
-            Noising::new(&schedule, &none, Device::Cpu).own_context(&network, &clean, &labels).unwrap();
+        let none = Noising::new(&schedule, &none, &group, Device::Cpu)
+            .own_context(&network, &clean, &labels)
+            .unwrap();
         assert_eq!(none, clean);
     }
 }
