@@ -285,8 +285,8 @@ fn a_continued_clip_opens_with_its_own_pixels() {
 fn injected_frames_lead_the_next_block() {
     let engine = start(stages());
     let stream = open(&engine, 1);
+    stream.handle.apply(Control::Pause).unwrap(); // before anyone watches: no block is made that the packets begin with
     stream.handle.viewers(1, 0);
-    stream.handle.apply(Control::Pause).unwrap();
     stream.handle.apply(Control::Restart { seed: None }).unwrap();
     assert_eq!(stream.handle.apply(Control::Inject { frames: vec![picture(51)] }), Ok(0));
     let packets = steps(&stream, 2);
