@@ -41,6 +41,14 @@ pub enum Error {
         /// The block's index.
         block: u64,
     },
+    /// The tensor library gave up in the middle of a block, as when memory is out; nothing was committed.
+    #[error("block {block} could not be computed: {reason}")]
+    Step {
+        /// The block's index.
+        block: u64,
+        /// The library's words.
+        reason: String,
+    },
     /// An image has all its blocks.
     #[error("the image is complete with {blocks} blocks")]
     ImageComplete {

@@ -1,6 +1,7 @@
 //! Sessions over a rolling window of clean blocks, the engine thread that owns the weights, and the pipeline that turns
 //! blocks into packets.
 
+mod batch;
 pub mod bench;
 mod control;
 pub mod device;
@@ -17,6 +18,7 @@ mod stream;
 mod window;
 mod world;
 
+pub use batch::Row;
 pub use control::{Control, Outcome, Refusal, State};
 pub use engine::MAX_STREAMS;
 pub use error::{Error, Result};
@@ -24,7 +26,7 @@ pub use pace::Pace;
 pub use pipeline::{Packet, PacketKind};
 pub use render::{Rendered, render};
 pub use ring::{Consumer, Empty, Producer, Received, ring};
-pub use session::{Block, Candidate, Session, Settings, StepInput};
+pub use session::{Block, Session, Settings, StepInput};
 pub use stats::Timings;
 pub use stream::{EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
 pub use window::{Reader, Window, WindowMode};

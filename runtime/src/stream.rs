@@ -10,7 +10,8 @@ use acdit_codec::vae::Vae;
 use acdit_codec::{Frame, Size, color};
 use crossbeam::channel::{Sender, TrySendError, bounded};
 
-use crate::engine::{self, EVENTS, EncodeFrames, Event, JOBS, Opening, StepBatch, StreamId, Worker};
+use crate::batch::{self, Row, step_batch};
+use crate::engine::{EVENTS, EncodeFrames, Event, JOBS, MAX_BATCH, Opening, StepBatch, StreamId, Worker};
 use crate::pipeline::{
     BLOCKS_IN_FLIGHT, Decode, Demand, Encode, Encoding, Live, OpenH264, Packet, Route, decode_blocks,
 };
@@ -37,7 +38,7 @@ impl Stages {
             tch::no_grad(|| Ok(encoder.encode(&color::to_tensor(frames, tch::Device::Cpu)?)?))
         };
         Self {
-            step_batch: Box::new(engine::step_batch),
+            step_batch: Box::new(|world, sessions| step_batch(world, sessions, MAX_BATCH)),
             encode_frames: Box::new(encode_frames),
             decode: Box::new(move |latents| {
                 tch::no_grad(|| Ok(color::to_frames(&decoder.decode(latents)?)?))
@@ -76,7 +77,7 @@ impl Engine {
         let settings = Settings::of(&world, 0);
         let once = Settings { sampling: Sampling { steps: 1, ..settings.sampling }, ..settings };
         let input = StepInput { label: world.model.null_label(), inject: None };
-        let (block, _) = engine::step(&world, &mut Session::new(&world, once)?, &input)?;
+        let (block, _) = batch::step_at(&world, &mut Session::new(&world, once)?, &input, Row::ALONE)?;
         (stages.decode)(&block.latents)?;
 
         let meta = world.meta.clone();

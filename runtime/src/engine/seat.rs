@@ -7,7 +7,8 @@ use std::time::Duration;
 use acdit_codec::Frame;
 use tch::Tensor;
 
-use super::{EncodeFrames, Stepped, StreamId};
+use super::{EncodeFrames, StreamId};
+use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Content, Demand, Job, Place, Route};
 use crate::{
     Block, Control, Error, Outcome, Pace, Producer, Refusal, Result, Session, Settings, State, StepInput,

@@ -58,8 +58,12 @@ fn read(frames: &[Frame]) -> Result<Tensor> {
     Ok(Tensor::from_slice(&shades).view([-1, 1, 1, 1]).expand(shape, false).contiguous())
 }
 
+fn step(world: &World, sessions: &mut [(&mut Session, StepInput)]) -> Vec<batch::Stepped> {
+    step_batch(world, sessions, MAX_BATCH)
+}
+
 fn stages() -> Stages {
-    Stages { step_batch: Box::new(engine::step_batch), encode_frames: Box::new(read), decode: Box::new(show) }
+    Stages { step_batch: Box::new(step), encode_frames: Box::new(read), decode: Box::new(show) }
 }
 
 /// The payload is the frame itself.
@@ -111,12 +115,17 @@ fn steps(stream: &Stream, count: u64) -> Vec<Packet> {
 
 /// What a session alone makes with these labels, as frames.
 fn alone(seed: u64, labels: &[i64]) -> Vec<Vec<u8>> {
+    alone_in(&vec![Row::ALONE; labels.len()], seed, labels)
+}
+
+/// As [`alone`], each block as if computed in a row of a batch.
+fn alone_in(rows: &[Row], seed: u64, labels: &[i64]) -> Vec<Vec<u8>> {
     let world = world();
     let sampling = Sampling { steps: 2, ..world.meta.sampling };
     let mut session = Session::new(&world, Settings { sampling, ..Settings::of(&world, seed) }).unwrap();
     let mut frames = Vec::new();
-    for &label in labels {
-        let block = session.step(&world, &StepInput { label, inject: None }).unwrap();
+    for (&label, &row) in labels.iter().zip(rows) {
+        let block = session.step_at(&world, &StepInput { label, inject: None }, row).unwrap();
         frames.extend(show(&block.latents).unwrap().into_iter().map(Frame::into_rgb));
     }
     frames
@@ -164,7 +173,17 @@ fn a_replay_of_seed_and_events_is_bit_equal() {
 
 #[test]
 fn a_stream_beside_others_is_the_stream_alone() {
-    let engine = start(stages());
+    let rows = Arc::new(Mutex::new(vec![Vec::new(); 3]));
+    let seen = rows.clone();
+    let step_batch: StepBatch = Box::new(move |world, sessions| {
+        let seeds: Vec<u64> = sessions.iter().map(|(session, _)| session.settings().seed).collect();
+        let stepped = step(world, sessions);
+        for (seed, stepped) in seeds.into_iter().zip(&stepped) {
+            seen.lock().unwrap()[seed as usize].push(stepped.as_ref().unwrap().0.row);
+        }
+        stepped
+    });
+    let engine = start(Stages { step_batch, ..stages() });
     let streams: Vec<Stream> = (0..3).map(|seed| open(&engine, seed)).collect();
     for stream in &streams {
         stream.handle.viewers(1, 0);
@@ -172,13 +191,11 @@ fn a_stream_beside_others_is_the_stream_alone() {
     for (stream, seed) in streams.iter().zip(0..) {
         let packets: Vec<Packet> = take(stream, 8);
         let last = packets.last().unwrap().block as usize;
-        let expected = alone(seed, &vec![0; last + 1]);
+        let rows = rows.lock().unwrap()[seed as usize][..=last].to_vec();
+        let expected = alone_in(&rows, seed, &vec![0; last + 1]);
         for packet in packets {
-            assert_eq!(
-                packet.payload, expected[packet.frame as usize],
-                "seed {seed}, frame {}",
-                packet.frame
-            );
+            let (expected, frame) = (&expected[packet.frame as usize], packet.frame);
+            assert_eq!(packet.payload, *expected, "seed {seed}, frame {frame}");
         }
     }
 }
@@ -363,7 +380,7 @@ fn a_failed_step_changes_nothing_and_the_stream_goes_on() {
     let calls = AtomicUsize::new(0);
     let step_batch: StepBatch = Box::new(move |world, batch| match calls.fetch_add(1, Ordering::Relaxed) {
         2 => batch.iter().map(|_| Err(Error::Diverged { block: 2 })).collect(),
-        _ => engine::step_batch(world, batch),
+        _ => step(world, batch),
     });
     let engine = start(Stages { step_batch, ..stages() });
     let stream = open(&engine, 6);
@@ -382,7 +399,7 @@ fn steps_that_keep_failing_pause_the_stream() {
     let switch = broken.clone();
     let step_batch: StepBatch = Box::new(move |world, batch| match switch.load(Ordering::Relaxed) {
         true => batch.iter().map(|_| Err(Error::Diverged { block: 0 })).collect(),
-        false => engine::step_batch(world, batch),
+        false => step(world, batch),
     });
     let engine = start(Stages { step_batch, ..stages() });
     let stream = open(&engine, 6);
@@ -474,7 +491,7 @@ fn the_threads_are_joined_when_the_last_handle_goes() {
     let held = alive.clone();
     let step_batch: StepBatch = Box::new(move |world, batch| {
         let _held = &held;
-        engine::step_batch(world, batch)
+        step(world, batch)
     });
     let engine = start(Stages { decode, step_batch, ..stages() });
     let stream = open(&engine, 0);
