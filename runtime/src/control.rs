@@ -10,6 +10,13 @@ use crate::{Error, Sampling, Timings};
 pub enum Control {
     /// Use another label from the next block on.
     Label(i64),
+    /// Use other noise from the next block on.
+    Seed(u64),
+    /// Begin a new generation with block `block` of this one: see [`Timeline::rewind`](crate::Timeline::rewind).
+    Rewind {
+        /// One that [`State::reach`] allows.
+        block: u64,
+    },
     /// Stop after the block being made.
     Pause,
     /// Go on.
@@ -83,6 +90,8 @@ pub struct State {
     pub generation: u32,
     /// Blocks committed in this generation: the index of the next block.
     pub block: u64,
+    /// The first block that [`Control::Rewind`] reaches.
+    pub reach: u64,
     /// The label of the next block.
     pub label: i64,
     /// The seed of this generation.

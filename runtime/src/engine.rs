@@ -16,7 +16,7 @@ use tch::Tensor;
 pub(crate) use self::seat::{Opening, Seat};
 use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Job};
-use crate::{Control, Error, Outcome, Refusal, Result, Session, StepInput, Timings, World};
+use crate::{Control, Error, Outcome, Refusal, Result, Session, StepInput, Timeline, Timings, World};
 
 /// Names a stream for as long as its engine runs; never used twice.
 pub(crate) type StreamId = u64;
@@ -24,8 +24,8 @@ pub(crate) type StreamId = u64;
 /// Streams at a time. One more is refused; the bound sizes the queue to the decode thread.
 pub const MAX_STREAMS: usize = 16;
 
-/// Sessions stepped in one batch; more that are due together wait for the next one.
-pub(crate) const MAX_BATCH: usize = 8;
+/// Sessions stepped in one batch unless told otherwise; more that are due together are stepped after them.
+pub const MAX_BATCH: usize = 8;
 
 /// Events that wait for the engine. A control that finds the queue full is refused as busy; the stages' reports wait.
 pub(crate) const EVENTS: usize = 64;
@@ -50,6 +50,8 @@ pub(crate) enum Event {
     Close { stream: StreamId },
     /// Something is asked of a stream.
     Control { stream: StreamId, control: Control, reply: Reply },
+    /// Somebody wants a stream's session with its past.
+    Timeline { stream: StreamId, reply: Sender<Timeline> },
     /// A stream's [`Demand`](crate::pipeline::Demand) changed.
     Demand,
     /// A block left the pipeline: published with these timings, dropped as stale, or lost.
@@ -122,6 +124,12 @@ impl Worker {
                     return true;
                 };
                 reply(seat.control(&self.world, &mut self.encode_frames, control, now));
+            }
+            Event::Timeline { stream, reply } => {
+                if let Some(seat) = self.seats.get(&stream) {
+                    // Whoever asked may have left.
+                    let _ = reply.send(seat.timeline());
+                }
             }
             // Read by every stream before it is gathered.
             Event::Demand => {}

@@ -81,6 +81,32 @@ pub enum Error {
         /// The compiler's or the driver's words.
         reason: String,
     },
+    /// A line of an event log cannot be read.
+    #[error("event log, line {line}: {detail}")]
+    Log {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A block of a log came out otherwise.
+    #[error("replay: block {block} is {got}, the log has {expected}")]
+    Replay {
+        /// The block's index in the log.
+        block: u64,
+        /// The log's hash.
+        expected: String,
+        /// The hash now.
+        got: String,
+    },
+    /// A saved session cannot be used.
+    #[error("{path}: {detail}", path = path.display())]
+    Snapshot {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
     /// The engine serves as many streams as it can.
     #[error("all {streams} streams are taken")]
     Full {

@@ -6,13 +6,15 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::batch::{self, Computed, Row};
 use crate::{Error, Sampling, Window, WindowMode, World};
 
 /// What a session is started with.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How blocks are sampled; may change between steps.
     pub sampling: Sampling,
@@ -84,9 +86,8 @@ impl Session {
     /// As [`Self::new`] and [`Self::prime`].
     pub fn prompted(world: &World, settings: Settings) -> Result<Self, Error> {
         let mut session = Self::new(world, settings)?;
-        if let Some(prompts) = &world.prompts {
-            let pick = settings.seed % prompts.size()[0] as u64;
-            session.prime(world, &prompts.get(pick as i64), world.model.null_label())?;
+        if let Some(prompt) = world.prompt(settings.seed) {
+            session.prime(world, &prompt, world.model.null_label())?;
         }
         Ok(session)
     }
@@ -167,22 +168,55 @@ impl Session {
     /// # Errors
     /// [`Error::Input`] unless the frames fill at least one whole block. The session is as before.
     pub fn prime(&mut self, world: &World, latents: &Tensor, label: i64) -> Result<Vec<Block>, Error> {
-        let frames = world.model.config().block_shape()[0];
-        let whole = latents.size().first().map_or(0, |&given| given / frames);
-        if whole == 0 {
-            return Err(Error::Input(format!("a clip of at least {frames} frames is needed for context")));
-        }
         let mut primed = self.clone();
-        let taken = whole.min(self.settings.window as i64);
-        let first = latents.size()[0] - taken * frames;
-        let blocks = (0..taken)
-            .map(|block| {
-                let inject = Some(latents.narrow(0, first + block * frames, frames));
-                primed.step(world, &StepInput { label, inject })
-            })
+        let blocks = (self.clips(world, latents)?.into_iter())
+            .map(|clip| primed.step(world, &StepInput { label, inject: Some(clip) }))
             .collect::<Result<_, _>>()?;
         *self = primed;
         Ok(blocks)
+    }
+
+    /// The last W blocks of latents (frames, C, h, w), or as many as there are: (F, C, h, w) each.
+    pub(crate) fn clips(&self, world: &World, latents: &Tensor) -> Result<Vec<Tensor>, Error> {
+        let frames = world.model.config().block_shape()[0];
+        let given = latents.size().first().copied().unwrap_or_default();
+        let taken = (given / frames).min(self.settings.window as i64);
+        if taken == 0 {
+            return Err(Error::Input(format!("a clip of at least {frames} frames is needed for context")));
+        }
+        let first = given - taken * frames;
+        Ok((0..taken).map(|block| latents.narrow(0, first + block * frames, frames).copy()).collect())
+    }
+
+    /// A session as it was saved.
+    pub(crate) fn with_window(
+        world: &World,
+        settings: Settings,
+        window: Window,
+        index: u64,
+    ) -> Result<Self, Error> {
+        check_sampling(world, settings.sampling)?;
+        Ok(Self { settings, window, index })
+    }
+
+    /// Takes a block's tokens (1, B, p²·C) in again, in the row of the batch in which it was computed.
+    pub(crate) fn take_again(&mut self, world: &World, tokens: &Tensor, row: Row) -> Result<(), Error> {
+        let _guard = tch::no_grad_guard();
+        let windows = vec![&self.window; row.batch as usize];
+        let tokens = tokens.repeat([row.batch.into(), 1, 1]);
+        let mut appended = Window::all_appended(&windows, &world.model, &tokens)?;
+        self.window = appended.swap_remove(row.slot as usize);
+        self.index += 1;
+        Ok(())
+    }
+
+    pub(crate) fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// This session, without the keys and values that appending the next block computes anew anyway.
+    pub(crate) fn without_spare_cache(&self) -> Self {
+        Self { window: self.window.without_spare_cache(), ..*self }
     }
 
     /// Injected latents (k, C, h, w) as tokens (1, k·B/F, p²·C).

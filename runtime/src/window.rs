@@ -134,6 +134,45 @@ impl Window {
         Reader { layers: stack(windows) }
     }
 
+    /// Whether the keys and values are there: an anchor of the past may lack them.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.blocks.is_empty() || !self.layers.is_empty()
+    }
+
+    /// This window, without the keys and values where the next block rebuilds them: with that block it is whole again.
+    pub(crate) fn without_spare_cache(&self) -> Self {
+        let mut window = self.clone();
+        if self.mode == WindowMode::Recompute && self.blocks.len() == self.capacity {
+            window.layers.clear();
+        }
+        window
+    }
+
+    /// This window with what a saved one held: `blocks` (1, B, p²·C) and `layers` (1, H, P, d).
+    ///
+    /// # Errors
+    /// [`Error::Window`] for tensors that no window of these weights holds.
+    pub(crate) fn holding(
+        self,
+        model: &Acdit,
+        next: u64,
+        blocks: VecDeque<Tensor>,
+        layers: Vec<(Tensor, Tensor)>,
+    ) -> Result<Self, Error> {
+        let config = model.config();
+        let (count, tokens) = (blocks.len(), config.block_tokens());
+        let cached = [1, config.num_attention_heads, count as i64 * tokens, config.head_dim()];
+        let fits = count <= self.capacity
+            && count as u64 <= next
+            && blocks.iter().all(|block| block.size() == [1, tokens, config.token_width()])
+            && layers.iter().all(|(keys, values)| keys.size() == cached && values.size() == cached)
+            && (layers.is_empty() || layers.len() as i64 == config.num_layers);
+        if !fits {
+            return Err(Error::Window(format!("{count} blocks that do not fit these weights")));
+        }
+        Ok(Self { next: next as i64, blocks, layers, ..self })
+    }
+
     /// The window after the clean block `tokens` (1, B, p²·C).
     ///
     /// # Errors

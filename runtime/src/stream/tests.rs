@@ -86,7 +86,7 @@ fn config(engine: &Engine, seed: u64) -> StreamConfig {
 }
 
 fn open(engine: &Engine, seed: u64) -> Stream {
-    engine.open_with(&config(engine, seed), None, plain()).unwrap()
+    engine.open_with(&config(engine, seed), Beginning::New, None, plain()).unwrap()
 }
 
 fn take(stream: &Stream, count: u64) -> Vec<Packet> {
@@ -224,8 +224,9 @@ fn the_playback_clock_holds_generation_back() {
     let config = config(&engine, 0);
     // A block plays for an hour, so the second is due in the best part of one.
     let encoder = EncoderSettings { frames_per_second: 2.0 / 3600.0, ..config.encoder };
-    let stream =
-        engine.open_with(&StreamConfig { max_speed: false, encoder, ..config }, None, plain()).unwrap();
+    let stream = engine
+        .open_with(&StreamConfig { max_speed: false, encoder, ..config }, Beginning::New, None, plain())
+        .unwrap();
     stream.handle.viewers(1, 0);
     take(&stream, 2);
     let index = || stream.handle.apply(Control::Label(1)).unwrap();
@@ -442,7 +443,7 @@ fn an_encoder_that_fails_is_opened_anew() {
         }) as EncodeH264)
     });
     let engine = start(stages());
-    let stream = engine.open_with(&config(&engine, 6), None, Some(open)).unwrap();
+    let stream = engine.open_with(&config(&engine, 6), Beginning::New, None, Some(open)).unwrap();
     stream.handle.viewers(1, 0);
     let packets = take(&stream, 3);
     assert_eq!(
@@ -457,7 +458,7 @@ fn an_encoder_that_fails_is_opened_anew() {
 fn an_encoder_that_does_not_open_refuses_the_stream() {
     let engine = start(stages());
     let open: OpenH264 = Box::new(|| Err(Error::Input("no encoder".to_owned())));
-    let error = engine.open_with(&config(&engine, 0), None, Some(open)).err().unwrap();
+    let error = engine.open_with(&config(&engine, 0), Beginning::New, None, Some(open)).err().unwrap();
     assert_eq!(error.to_string(), "no encoder");
     open_and_show(&engine);
 }
@@ -472,7 +473,7 @@ fn open_and_show(engine: &Engine) {
 fn a_closed_stream_gives_its_place_back() {
     let engine = start(stages());
     let mut streams: Vec<Stream> = (0..crate::MAX_STREAMS as u64).map(|seed| open(&engine, seed)).collect();
-    let full = engine.open_with(&config(&engine, 0), None, plain()).err().unwrap();
+    let full = engine.open_with(&config(&engine, 0), Beginning::New, None, plain()).err().unwrap();
     assert_eq!(full.to_string(), "all 16 streams are taken");
     let Stream { handle, packets, .. } = streams.remove(0);
     drop(handle);
@@ -512,7 +513,48 @@ fn worlds_that_cannot_stream_are_refused() {
     let good = config(&engine, 0);
     let bad =
         StreamConfig { encoder: EncoderSettings { frames_per_second: f64::NAN, ..good.encoder }, ..good };
-    assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
+    assert!(matches!(engine.open_with(&bad, Beginning::New, None, plain()), Err(Error::Input(_))));
     let bad = StreamConfig { label: 7, ..config(&engine, 0) };
-    assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
+    assert!(matches!(engine.open_with(&bad, Beginning::New, None, plain()), Err(Error::Input(_))));
+}
+
+#[test]
+fn a_rewind_shows_the_same_blocks_again_and_a_fork_its_own() {
+    let engine = start(stages());
+    let stream = open(&engine, 11);
+    stream.handle.viewers(1, 0);
+    stream.handle.apply(Control::Pause).unwrap();
+    take(&stream, stream.handle.apply(Control::Label(0)).unwrap() * FRAMES_PER_BLOCK);
+    stream.handle.apply(Control::Restart { seed: Some(11) }).unwrap();
+    steps(&stream, 5);
+    assert_eq!(stream.handle.apply(Control::Rewind { block: 2 }), Ok(2));
+    let packets = steps(&stream, 2);
+    assert_eq!(
+        packets.iter().map(|p| (p.generation, p.block)).collect::<Vec<_>>(),
+        [(2, 2), (2, 2), (2, 3), (2, 3)]
+    );
+    assert!(packets[0].keyframe);
+    assert_eq!(payloads(&packets), alone(11, &[0; 4])[4..]);
+    let refused = stream.handle.apply(Control::Rewind { block: 9 }).unwrap_err();
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        ("bad_input", "block 9: 0 to 4 can be gone back to")
+    );
+
+    let of = Box::new(stream.handle.timeline().unwrap());
+    let log = crate::write_log(of.log());
+    assert_eq!(log.matches(r#""type":"rewind""#).count(), 1);
+    let beginning = Beginning::Fork { of, block: 3 };
+    let fork = engine.open_with(&config(&engine, 0), beginning, None, plain()).unwrap();
+    fork.handle.viewers(1, 0);
+    fork.handle.apply(Control::Pause).unwrap();
+    fork.handle.apply(Control::Rewind { block: 3 }).unwrap();
+    assert_eq!(fork.handle.apply(Control::Seed(5)), Ok(3));
+    fork.handle.apply(Control::Step).unwrap();
+    let other: Packet = std::iter::repeat_with(|| fork.packets.recv().unwrap().item)
+        .find(|packet| packet.generation == 1)
+        .unwrap();
+    assert_eq!(other.block, 3);
+    assert_ne!(other.payload, packets[2].payload, "another seed");
+    assert_eq!(stream.handle.apply(Control::Label(0)), Ok(4), "the parent stands where it stood");
 }
