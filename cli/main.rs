@@ -15,6 +15,7 @@ mod generate;
 mod output;
 mod plot;
 mod serve;
+mod sessions;
 mod signals;
 mod source;
 mod train;

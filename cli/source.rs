@@ -1,10 +1,11 @@
 //! The seam between the web server and the engine: what viewers ask for goes in, packets and states come out.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use acdit_codec::Error as CodecError;
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
-use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle};
+use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle, write_log};
 use tokio::sync::Semaphore;
 
 use crate::film::{self, Wanted};
@@ -17,6 +18,18 @@ pub(crate) struct StreamSource {
     pub(crate) clip: Wanted,
     /// Clips being decoded: [`DECODES`] at most. A viewer that leaves does not free its place before its clip is done.
     pub(crate) decodes: Arc<Semaphore>,
+    /// Where it is saved, if anywhere.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) saved: Mutex<Saved>,
+}
+
+/// What is on disk of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    /// Its next block, and the lines of its log.
+    at: Option<(u64, usize)>,
+    /// It has ended: nothing is saved any more.
+    over: bool,
 }
 
 /// Clips that are decoded at once; one more is refused as busy.
@@ -35,6 +48,8 @@ impl WorldSource for StreamSource {
             Asked::Resume => Control::Resume,
             Asked::Step => Control::Step,
             Asked::Restart { seed } => Control::Restart { seed },
+            Asked::Seed { seed } => Control::Seed(seed),
+            Asked::Rewind { block } => Control::Rewind { block },
             Asked::Continue { clip } => return self.continue_from(clip.into(), reply),
             _ => return reply.refused("unsupported", "this world cannot do that"),
         };
@@ -48,9 +63,57 @@ impl WorldSource for StreamSource {
     fn viewers(&self, h264: usize, jpeg: usize) {
         self.handle.viewers(h264, jpeg);
     }
+
+    fn log(&self) -> Result<String, acdit_io::Refusal> {
+        Ok(write_log(self.handle.timeline().map_err(refused)?.log()))
+    }
+
+    fn save(&self) -> Result<u64, acdit_io::Refusal> {
+        self.save_if_changed().map_err(refused)?;
+        WorldSource::saved(self)
+    }
+
+    fn saved(&self) -> Result<u64, acdit_io::Refusal> {
+        let refuse = |code: &str, message: &str| {
+            Err(acdit_io::Refusal { code: code.to_owned(), message: message.to_owned() })
+        };
+        match (self.folder.is_some(), self.lock_saved().at) {
+            (_, Some((block, _))) => Ok(block),
+            (true, None) => refuse("no_snapshot", "this session was not saved yet"),
+            (false, None) => refuse("no_state", "this server keeps no state: it runs without --state"),
+        }
+    }
+}
+
+fn refused(error: acdit_runtime::Error) -> acdit_io::Refusal {
+    let acdit_runtime::Refusal { code, message } = error.into();
+    acdit_io::Refusal { code: code.to_owned(), message }
 }
 
 impl StreamSource {
+    fn lock_saved(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves the session, if there is a place for it and anything new.
+    pub(crate) fn save_if_changed(&self) -> acdit_runtime::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        // Held while writing: two saves at once would remove each other's files.
+        let mut saved = self.lock_saved();
+        let timeline = self.handle.timeline()?;
+        let at = Some((timeline.index(), timeline.log().len()));
+        if !saved.over && saved.at != at {
+            timeline.save(self.handle.engine().stamp(), folder)?;
+            saved.at = at;
+        }
+        Ok(())
+    }
+
+    /// Saves nothing any more.
+    pub(crate) fn forget(&self) {
+        self.lock_saved().over = true;
+    }
+
     /// Decodes on a thread of its own, as a clip takes its time.
     fn continue_from(&self, clip: Vec<u8>, reply: Reply) {
         let Ok(place) = self.decodes.clone().try_acquire_owned() else {
@@ -117,10 +180,11 @@ pub(crate) fn announce(states: &Consumer<State>, hub: &Hub) {
 /// Waits for the stream's next state and tells the viewers; `false` at the end.
 pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
     let Some(received) = states.recv() else { return false };
-    let State { generation, block, label, seed, paused, timings, underruns, .. } = received.item;
+    let State { generation, block, reach, label, seed, paused, timings, underruns, .. } = received.item;
     hub.announce(acdit_io::State {
         generation,
         block,
+        reach,
         label: index(label),
         seed,
         paused,

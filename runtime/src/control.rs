@@ -1,6 +1,7 @@
 //! What can be asked of a running stream, and what it answers.
 
 use acdit_codec::Frame;
+use acdit_model::Error as ModelError;
 use serde::Serialize;
 
 use crate::{Error, Sampling, Timings};
@@ -74,6 +75,9 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         match error {
             Error::Input(message) | Error::Window(message) => Self { code: "bad_input", message },
+            Error::Model(error @ ModelError::Sampling(_)) => {
+                Self { code: "bad_input", message: error.to_string() }
+            }
             Error::Codec(error) => Self { code: "bad_frames", message: error.to_string() },
             other => {
                 tracing::warn!("a control failed: {other}");

@@ -53,6 +53,40 @@ async fn get(served: &Served, path: &str) -> Answer {
     exchange(served.address, request.as_bytes(), false).await
 }
 
+async fn send(served: &Served, method: &str, path: &str, body: &str) -> Answer {
+    let (host, length) = (served.address, body.len());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(served.address, request.as_bytes(), false).await
+}
+
+#[tokio::test]
+async fn a_world_with_one_session_shows_it_and_makes_no_other() {
+    let served = Served::start(ServerConfig::default()).await;
+    let listed = get(&served, "/api/sessions").await.json();
+    assert_eq!((listed[0]["session"].as_str(), listed.as_array().unwrap().len()), (Some("main"), 1));
+    assert_eq!(get(&served, "/api/sessions/main").await.json(), listed[0]);
+    for (method, path, body, status, code) in [
+        ("POST", "/api/sessions", "{}", 409, "unsupported"),
+        ("POST", "/api/sessions", "{\"seed\": -1}", 400, "bad_fields"),
+        ("POST", "/api/sessions", "{\"label\": \"sideways\"}", 400, "bad_fields"),
+        ("DELETE", "/api/sessions/main", "", 409, "main_session"),
+        ("DELETE", "/api/sessions/other", "", 404, "no_session"),
+        ("GET", "/api/sessions/other/log", "", 404, "no_session"),
+        ("GET", "/api/sessions/main/log", "", 409, "unsupported"),
+        ("POST", "/api/sessions/main/snapshot", "", 409, "unsupported"),
+    ] {
+        let answer = send(&served, method, path, body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {path} {body}");
+    }
+    let stranger = format!(
+        "DELETE /api/sessions/main HTTP/1.1\r\nHost: {}\r\nOrigin: http://example.org\r\nConnection: close\r\n\r\n",
+        served.address
+    );
+    assert_eq!(exchange(served.address, stranger.as_bytes(), false).await.code(), "origin_not_allowed");
+}
+
 fn upload_head(served: &Served, headers: &str) -> Vec<u8> {
     format!("POST /api/clip HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{headers}\r\n", served.address)
         .into_bytes()
