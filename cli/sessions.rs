@@ -14,8 +14,11 @@ use tokio::sync::Semaphore;
 use crate::film::Wanted;
 use crate::source::{StreamSource, announce, announce_next, publish};
 
-/// How often sessions that have changed are saved: what a crash costs at most.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How often what is new in logs is written: what a crash costs at most.
+const LOG_EVERY: Duration = Duration::from_millis(250);
+
+/// Logs are written so often before sessions are saved whole: the blocks since are computed again at a restart.
+const LOGS_PER_SAVE: u32 = 20;
 
 /// Beside each snapshot: how its session is served, and with which weights it was made.
 const SERVED: &str = "served.json";
@@ -106,6 +109,7 @@ impl House {
             bail!("{}: made with other weights", path.display());
         }
         let (source, hub) = self.begin(id, &self.config, Beginning::Saved(folder))?;
+        source.save_if_changed()?;
         Ok(Session { id: id.to_owned(), source, hub, private, unattended })
     }
 
@@ -160,6 +164,10 @@ impl House {
 
     /// Saves what has changed.
     pub(crate) fn save_all(&self) {
+        self.each(StreamSource::save_if_changed);
+    }
+
+    fn each(&self, save: impl Fn(&StreamSource) -> acdit_runtime::Result<()>) {
         let sources: Vec<_> = self
             .live
             .lock()
@@ -168,7 +176,7 @@ impl House {
             .filter_map(Weak::upgrade)
             .collect();
         for source in sources {
-            if let Err(error) = source.save_if_changed() {
+            if let Err(error) = save(&source) {
                 tracing::error!("a session is not saved: {error}");
             }
         }
@@ -264,7 +272,10 @@ impl Sessions for House {
 pub(crate) fn keep_saving(house: Arc<House>) -> std::io::Result<()> {
     spawn("save", move || {
         loop {
-            std::thread::sleep(SAVE_EVERY);
+            for _ in 0..LOGS_PER_SAVE {
+                std::thread::sleep(LOG_EVERY);
+                house.each(StreamSource::save_log);
+            }
             house.save_all();
         }
     })

@@ -1,11 +1,13 @@
 //! The seam between the web server and the engine: what viewers ask for goes in, packets and states come out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use acdit_codec::Error as CodecError;
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
-use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle, write_log};
+use acdit_runtime::{
+    Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle, Timeline, write_log,
+};
 use tokio::sync::Semaphore;
 
 use crate::film::{self, Wanted};
@@ -26,8 +28,12 @@ pub(crate) struct StreamSource {
 /// What is on disk of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Saved {
-    /// Its next block, and the lines of its log.
-    at: Option<(u64, usize)>,
+    /// The next block of its snapshot.
+    at: Option<u64>,
+    /// Lines of the snapshot's log.
+    snapshot: usize,
+    /// Lines of the log on disk.
+    logged: usize,
     /// It has ended: nothing is saved any more.
     over: bool,
 }
@@ -78,7 +84,7 @@ impl WorldSource for StreamSource {
             Err(acdit_io::Refusal { code: code.to_owned(), message: message.to_owned() })
         };
         match (self.folder.is_some(), self.lock_saved().at) {
-            (_, Some((block, _))) => Ok(block),
+            (_, Some(block)) => Ok(block),
             (true, None) => refuse("no_snapshot", "this session was not saved yet"),
             (false, None) => refuse("no_state", "this server keeps no state: it runs without --state"),
         }
@@ -97,16 +103,38 @@ impl StreamSource {
 
     /// Saves the session, if there is a place for it and anything new.
     pub(crate) fn save_if_changed(&self) -> acdit_runtime::Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
         // Held while writing: two saves at once would remove each other's files.
         let mut saved = self.lock_saved();
-        let timeline = self.handle.timeline()?;
-        let at = Some((timeline.index(), timeline.log().len()));
-        if !saved.over && saved.at != at {
+        let Some((folder, timeline)) = self.unsaved(&saved)? else { return Ok(()) };
+        if saved.snapshot != timeline.log().len() {
             timeline.save(self.handle.engine().stamp(), folder)?;
-            saved.at = at;
+            saved.snapshot = timeline.log().len();
+            saved.at = Some(timeline.index());
+            saved.logged = saved.snapshot;
         }
         Ok(())
+    }
+
+    /// Adds what is new to the log on disk: much less than saving the session.
+    pub(crate) fn save_log(&self) -> acdit_runtime::Result<()> {
+        let mut saved = self.lock_saved();
+        if saved.at.is_none() {
+            return Ok(());
+        }
+        let Some((folder, timeline)) = self.unsaved(&saved)? else { return Ok(()) };
+        if saved.logged < timeline.log().len() {
+            timeline.save_log(saved.logged, folder)?;
+            saved.logged = timeline.log().len();
+        }
+        Ok(())
+    }
+
+    /// The session as it is and where it is to be saved, unless it is not to be.
+    fn unsaved(&self, saved: &Saved) -> acdit_runtime::Result<Option<(&Path, Timeline)>> {
+        match &self.folder {
+            Some(folder) if !saved.over => Ok(Some((folder, self.handle.timeline()?))),
+            _ => Ok(None),
+        }
     }
 
     /// Saves nothing any more.

@@ -287,31 +287,37 @@ impl Timeline {
             )));
         }
         let mut timeline = Self::new(world, *settings, *label)?;
+        timeline.follow(world, rest)?;
+        Ok(timeline)
+    }
+
+    /// Does again what a log has after its first line.
+    fn follow(&mut self, world: &World, entries: &[Entry]) -> Result<()> {
         let mut inject = None;
-        for entry in rest {
+        for entry in entries {
             match entry {
                 Entry::Start { .. } => return Err(Error::Input("a log with two starts".to_owned())),
                 Entry::Label { label, .. } => {
                     check_label(world, *label)?;
-                    timeline.set_label_unchecked(*label);
+                    self.set_label_unchecked(*label);
                 }
-                Entry::Seed { seed, .. } => timeline.set_seed(*seed),
-                Entry::Sampling { sampling, .. } => timeline.set_sampling(world, *sampling)?,
+                Entry::Seed { seed, .. } => self.set_seed(*seed),
+                Entry::Sampling { sampling, .. } => self.set_sampling(world, *sampling)?,
                 Entry::Inject { latents, .. } => inject = Some(latents.0.shallow_clone()),
                 Entry::Block { block, hash, row } => {
-                    let got = timeline.step(world, inject.take(), *row)?;
+                    let got = self.step(world, inject.take(), *row)?;
                     let (got, expected) =
                         ((got.index, got.hash.to_hex().to_string()), (*block, hash.clone()));
                     if got != expected {
                         return Err(Error::Replay { block: *block, expected: expected.1, got: got.1 });
                     }
                 }
-                Entry::Rewind { block } => timeline.rewind(world, *block)?,
-                Entry::Fork { block } => timeline = timeline.fork(world, *block)?,
-                Entry::Restart { seed } => timeline.forget(world, *seed)?,
+                Entry::Rewind { block } => self.rewind(world, *block)?,
+                Entry::Fork { block } => *self = self.fork(world, *block)?,
+                Entry::Restart { seed } => self.forget(world, *seed)?,
             }
         }
-        Ok(timeline)
+        Ok(())
     }
 
     fn set_label_unchecked(&mut self, label: i64) {

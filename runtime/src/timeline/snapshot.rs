@@ -1,7 +1,8 @@
-//! A session on disk: `session.json` beside one safetensors file.
+//! A session on disk: `session.json` beside one safetensors file, and the log since.
 //!
 //! The tensors are written first, under a name of their own; the JSON, which names them, replaces the old one last. So
-//! whatever interrupts a save, the folder holds one whole snapshot.
+//! whatever interrupts a save, the folder holds one whole snapshot. Between two snapshots the log's new lines are appended
+//! to a file named after the tensors: what they tell is computed again when the session is restored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -10,13 +11,15 @@ use acdit_model::{Error as ModelError, weights};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Entry, Kept, Stamp, Timeline};
+use super::{Entry, Kept, Stamp, Timeline, read_log, write_log};
 use crate::batch::Row;
 use crate::window::Window;
 use crate::{Error, Result, Session, Settings, World};
 
 const VERSION: u32 = 1;
 const MANIFEST: &str = "session.json";
+/// Extension of the log's lines since the snapshot.
+const LINES: &str = "jsonl";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +35,12 @@ struct Manifest {
     anchors: Vec<Saved>,
     kept: Vec<SavedBlock>,
     log: Vec<Entry>,
+}
+
+/// What is read of a manifest to find its tensors.
+#[derive(Deserialize)]
+struct Named {
+    tensors: String,
 }
 
 /// A session without its window's tensors.
@@ -71,7 +80,8 @@ impl Timeline {
             tensors.insert(KEPT.to_owned(), Tensor::cat(&tokens, 0));
         }
         let state_hash = self.session.state_hash()?.to_hex().to_string();
-        let name = format!("{}-{}.safetensors", self.index(), &state_hash[..16]);
+        // Every change of the session is a line of its log: no two snapshots have one name.
+        let name = format!("{}-{}.safetensors", self.log.len(), &state_hash[..16]);
         // f32 holds bf16 exactly
         weights::write(&folder.join(&name), &tensors, Kind::Float)?;
         let kept = self.kept.iter().map(|kept| SavedBlock {
@@ -97,7 +107,27 @@ impl Timeline {
         Ok(())
     }
 
-    /// Reads what [`Self::save`] wrote.
+    /// Adds the lines of the log from line `from` on to the snapshot in `folder`, which has those before.
+    ///
+    /// # Errors
+    /// [`Error::Model`], [`Error::Snapshot`] where there is no snapshot.
+    pub fn save_log(&self, from: usize, folder: &Path) -> Result<()> {
+        use std::io::Write as _;
+
+        let path = folder.join(MANIFEST);
+        let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
+        let Named { tensors } = serde_json::from_slice(&text).map_err(|error| bad(&path, error))?;
+        let path = folder.join(tensors).with_extension(LINES);
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        let written = file.and_then(|mut file| {
+            file.write_all(write_log(&self.log[from..]).as_bytes())?;
+            file.sync_data()
+        });
+        written.map_err(|error| ModelError::io(&path, error).into())
+    }
+
+    /// Reads what [`Self::save`] and [`Self::save_log`] wrote. Lines that do not lead to the blocks they tell of are passed
+    /// over: then the session is as it was when it was saved.
     ///
     /// # Errors
     /// [`Error::Snapshot`] for a folder that is not a snapshot of a session of this world, made by an equal build on an
@@ -148,7 +178,20 @@ impl Timeline {
             return Err(bad(&file, "other tensors than were saved"));
         }
         super::check_label(world, saved.label)?;
-        Ok(Self { session, label: saved.label, kept, anchors, log: saved.log })
+        let mut timeline = Self { session, label: saved.label, kept, anchors, log: saved.log };
+        let lines = match std::fs::read_to_string(file.with_extension(LINES)) {
+            Ok(lines) => lines,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(timeline),
+            Err(error) => return Err(ModelError::io(file.with_extension(LINES), error).into()),
+        };
+        // The last line may have been cut off in the middle.
+        let whole = lines.rfind('\n').map_or(0, |end| end + 1);
+        let mut newest = timeline.clone();
+        match read_log(&lines[..whole]).and_then(|entries| newest.follow(world, &entries)) {
+            Ok(()) => timeline = newest,
+            Err(error) => tracing::warn!("{}: going on from the snapshot: {error}", folder.display()),
+        }
+        Ok(timeline)
     }
 }
 
@@ -207,11 +250,14 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&partial, path)
 }
 
-/// Removes the tensors of older snapshots; one that cannot be removed is only in the way.
+/// Removes what older snapshots left; what cannot be removed is only in the way.
 fn remove_others(folder: &Path, name: &str) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let other = entry.file_name();
-        if other != name && entry.path().extension().is_some_and(|extension| extension == "safetensors") {
+        let extension = entry.path().extension().map(|extension| extension.to_owned());
+        if other != name
+            && extension.is_some_and(|extension| extension == "safetensors" || extension == LINES)
+        {
             let _ = std::fs::remove_file(entry.path());
         }
     }

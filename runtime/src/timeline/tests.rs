@@ -214,6 +214,38 @@ fn a_saved_session_goes_on_as_if_nothing_had_been() {
 }
 
 #[test]
+fn lines_since_the_snapshot_are_done_again() {
+    let world = world(Some(3));
+    let folder = tempfile::tempdir().unwrap();
+    let mut timeline = begin(&world, 5);
+    timeline.step(&world, None, Row::ALONE).unwrap();
+    timeline.save(&Stamp::of(&world), folder.path()).unwrap();
+    let mut from = timeline.log().len();
+    for (label, row) in [(1, row(3, 2)), (2, Row::ALONE)] {
+        timeline.set_label(&world, label).unwrap();
+        timeline.step(&world, Some(latents(1, 2)), row).unwrap();
+        timeline.save_log(from, folder.path()).unwrap();
+        from = timeline.log().len();
+    }
+    let same = |restored: &Timeline, other: &Timeline| {
+        assert_eq!((hash(restored), restored.log()), (hash(other), other.log()));
+    };
+    same(&Timeline::restore(&world, folder.path()).unwrap(), &timeline);
+
+    let mut lines = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let lines = lines.find(|path| path.extension().is_some_and(|e| e == "jsonl")).unwrap();
+    let text = std::fs::read_to_string(&lines).unwrap();
+    // the last line is of the last block
+    std::fs::write(&lines, &text[..text.len() - 9]).unwrap();
+    assert_eq!(Timeline::restore(&world, folder.path()).unwrap().index(), timeline.index() - 1);
+    std::fs::write(&lines, text.replace(r#""batch":3,"slot":2"#, r#""batch":3,"slot":3"#)).unwrap();
+    assert_eq!(Timeline::restore(&world, folder.path()).unwrap().index(), 1, "as it was when it was saved");
+    timeline.save(&Stamp::of(&world), folder.path()).unwrap();
+    assert!(!lines.exists());
+    same(&Timeline::restore(&world, folder.path()).unwrap(), &timeline);
+}
+
+#[test]
 fn snapshots_that_are_not_whole_are_refused() {
     let world = world(Some(3));
     let folder = tempfile::tempdir().unwrap();
