@@ -67,7 +67,7 @@ impl Rooms {
         self.lock().get(id).cloned().ok_or_else(unknown)
     }
 
-    /// Takes a session in. One that was there before the server takes a place even if there is none.
+    /// Takes in a session that was there before the server, even if there is no place for it.
     pub(crate) fn add(&self, app: &App, session: Session) {
         let place = (session.id != MAIN).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
         self.seat(app, session, place);
@@ -81,7 +81,7 @@ impl Rooms {
         self.lock().insert(id, room);
     }
 
-    /// Begins a session, and returns its id and its next block.
+    /// Begins a session, and returns its id.
     pub(crate) async fn open(&self, app: &App, wanted: Wanted) -> Result<String, Refusal> {
         let refused = |code: &str, message: &str| Refusal { code: code.into(), message: message.into() };
         let Some(maker) = self.maker.clone() else {
@@ -102,7 +102,7 @@ impl Rooms {
         Ok(id)
     }
 
-    /// Ends a session. Its last handle may wait for a block that is being made, so it is dropped elsewhere.
+    /// Ends a session. Dropping its source may wait for a block that is being made, so that happens on another thread.
     async fn close(&self, id: &str) -> Result<(), Rejection> {
         if id == MAIN {
             let message = "the main session lasts as long as the server";

@@ -44,11 +44,11 @@ fn row(batch: u32, slot: u32) -> Row {
 
 /// The hashes of the log's blocks, in order.
 fn hashes(timeline: &Timeline) -> Vec<&str> {
-    let hash = |entry| match entry {
-        &Entry::Block { ref hash, .. } => Some(hash.as_str()),
+    let blocks = timeline.log().iter().filter_map(|entry| match entry {
+        Entry::Block { hash, .. } => Some(hash.as_str()),
         _ => None,
-    };
-    timeline.log().iter().filter_map(hash).collect()
+    });
+    blocks.collect()
 }
 
 #[derive(Clone, Debug)]
