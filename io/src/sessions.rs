@@ -3,6 +3,8 @@
 //! One session is there from the start and for ever, [`MAIN`]; others come and go. Making one may take a while, since it
 //! waits for the world, so it happens off the server's own threads.
 
+mod waiting_line;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use self::waiting_line::Line;
 use crate::{
     guard::Rejection,
     hub::Hub,
@@ -51,11 +54,17 @@ pub(crate) struct Rooms {
     rooms: Arc<Mutex<BTreeMap<String, Room>>>,
     maker: Option<Arc<dyn Sessions>>,
     places: Arc<Semaphore>,
+    line: Line,
 }
 
 impl Rooms {
     pub(crate) fn new(maker: Option<Arc<dyn Sessions>>, max_sessions: usize) -> Self {
-        Self { rooms: Arc::default(), maker, places: Arc::new(Semaphore::new(max_sessions)) }
+        Self {
+            rooms: Arc::default(),
+            maker,
+            places: Arc::new(Semaphore::new(max_sessions)),
+            line: Line::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Room>> {
@@ -81,14 +90,22 @@ impl Rooms {
         self.lock().insert(id, room);
     }
 
-    /// Begins a session, and returns its id.
+    /// Begins a session if there is a place for it, and returns its id.
     pub(crate) async fn open(&self, app: &App, wanted: Wanted) -> Result<String, Refusal> {
-        let refused = |code: &str, message: &str| Refusal { code: code.into(), message: message.into() };
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| refused("full", "all sessions are taken: try again later"))?;
+        self.open_in(app, wanted, place).await
+    }
+
+    async fn open_in(
+        &self,
+        app: &App,
+        wanted: Wanted,
+        place: OwnedSemaphorePermit,
+    ) -> Result<String, Refusal> {
         let Some(maker) = self.maker.clone() else {
             return Err(refused("unsupported", "this world has one session only"));
         };
-        let place = self.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| refused("full", "all sessions are taken: try again later"))?;
         // 64 random bits: an id cannot be guessed, and none is used twice.
         let id = format!("{:016x}", rand::rng().random::<u64>());
         let (private, unattended) = (wanted.private, wanted.unattended);
@@ -125,6 +142,10 @@ impl Rooms {
     }
 }
 
+fn refused(code: &str, message: &str) -> Refusal {
+    Refusal { code: code.into(), message: message.into() }
+}
+
 /// What `POST /api/sessions` takes; all of it optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -136,6 +157,8 @@ struct Asked {
     steps: Option<u32>,
     guidance: Option<f64>,
     fork: Option<Fork>,
+    /// Wait for a place if there is none.
+    wait: bool,
 }
 
 /// A label by its index or by its name.
@@ -148,7 +171,7 @@ enum LabelName {
 
 /// A session that has just begun.
 #[derive(Debug, Serialize)]
-pub(crate) struct Begun {
+struct Begun {
     session: String,
     ws: String,
 }
@@ -188,7 +211,7 @@ pub(crate) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<(StatusCode, Json<Begun>), Rejection> {
+) -> Result<Response, Rejection> {
     let bad = |message: String| Rejection::new(StatusCode::BAD_REQUEST, "bad_fields", message);
     let asked: Asked = match body.is_empty() {
         true => Asked::default(),
@@ -207,16 +230,16 @@ pub(crate) async fn create(
             Some(index as u32)
         }
     };
-    let Asked { seed, private, unattended, steps, guidance, fork, .. } = asked;
-    let session = app
-        .rooms
-        .open(&app, Wanted { label, seed, private, unattended, steps, guidance, fork })
-        .await
-        .map_err(rejected)?;
+    let Asked { seed, private, unattended, steps, guidance, fork, wait, .. } = asked;
+    let wanted = Wanted { label, seed, private, unattended, steps, guidance, fork };
     // The guard has checked it: it is one of ours.
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let ws = format!("ws://{host}/ws/{session}");
-    Ok((StatusCode::CREATED, Json(Begun { session, ws })))
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let begun = move |session: String| Begun { ws: format!("ws://{host}/ws/{session}"), session };
+    match app.rooms.open(&app, wanted.clone()).await {
+        Ok(session) => Ok((StatusCode::CREATED, Json(begun(session))).into_response()),
+        Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),
+        Err(refusal) => Err(rejected(refusal)),
+    }
 }
 
 pub(crate) async fn list(State(app): State<App>) -> Json<Vec<Listed>> {

@@ -2,10 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use acdit_io::{Control, Error, Hub, ServerConfig, WorldInfo, WorldSource, serve};
+use acdit_io::{
+    Control, Error, Hub, MAIN, Refusal, ServerConfig, Session, Sessions, Wanted, WorldInfo, WorldSource,
+    serve, serve_sessions,
+};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
 
@@ -268,4 +271,95 @@ async fn addresses_that_others_can_reach_are_refused() {
     let hub = Hub::new(Duration::from_secs(1));
     let refused = serve(listener, Arc::new(Idle), hub, ServerConfig::default(), std::future::pending()).await;
     assert!(matches!(refused, Err(Error::NotLoopback(_))));
+}
+
+/// Makes sessions that do nothing.
+struct Maker;
+
+impl Sessions for Maker {
+    fn open(&self, _id: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
+        match wanted.steps {
+            Some(0) => Err(Refusal { code: "bad_input".into(), message: "no steps".into() }),
+            _ => Ok((Arc::new(Idle), Hub::new(Duration::from_secs(1)))),
+        }
+    }
+
+    fn ended(&self, _id: &str) {}
+}
+
+/// Reads an answer of many lines as it comes.
+struct Waiting(BufReader<TcpStream>);
+
+impl Waiting {
+    async fn begin(address: SocketAddr) -> Self {
+        let body = r#"{"wait": true}"#;
+        let length = body.len();
+        let request = format!(
+            "POST /api/sessions HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The next JSON object, whatever of HTTP is around it.
+    async fn next(&mut self) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).await.unwrap() > 0, "the line goes on");
+            if line.starts_with('{') {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_fit_waits_and_is_told_its_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hub = Hub::new(Duration::from_secs(1));
+    let main =
+        Session { id: MAIN.to_owned(), source: Arc::new(Idle), hub, private: false, unattended: false };
+    let config = ServerConfig { max_sessions: 1, ..ServerConfig::default() };
+    tokio::spawn(serve_sessions(
+        listener,
+        main,
+        Vec::new(),
+        Some(Arc::new(Maker)),
+        config,
+        std::future::pending(),
+    ));
+    let ask = async |method: &str, path: &str, body: &str| {
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        exchange(address, format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes(), false).await
+    };
+    assert_eq!(ask("POST", "/api/sessions", r#"{"steps": 0}"#).await.status, 422);
+    let begun = ask("POST", "/api/sessions", r#"{"wait": true}"#).await;
+    assert_eq!(begun.status, 201, "the place of the refused one is free again");
+    let full = ask("POST", "/api/sessions", "").await;
+    assert_eq!((full.status, full.code().as_str()), (429, "full"));
+
+    let place = |line: Value| line["place"].as_u64();
+    let mut first = Waiting::begin(address).await;
+    assert_eq!(place(first.next().await), Some(1));
+    let mut second = Waiting::begin(address).await;
+    assert_eq!(place(second.next().await), Some(2));
+    let mut third = Waiting::begin(address).await;
+    assert_eq!(place(third.next().await), Some(3));
+    drop(second);
+    assert_eq!(place(third.next().await), Some(2), "one before it left");
+
+    let end = async |session: &Value| {
+        let path = format!("/api/sessions/{}", session["session"].as_str().unwrap());
+        assert_eq!(ask("DELETE", &path, "").await.status, 204);
+    };
+    end(&begun.json()).await;
+    let session = first.next().await;
+    assert_eq!(place(third.next().await), Some(1));
+    end(&session).await;
+    let last = third.next().await;
+    assert!(last["session"].is_string() && last["session"] != session["session"]);
+    assert_eq!(ask("GET", "/api/sessions", "").await.json().as_array().unwrap().len(), 2);
 }
