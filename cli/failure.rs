@@ -109,7 +109,11 @@ fn train(error: &Train) -> bool {
 
 fn runtime(error: &Runtime) -> bool {
     match error {
-        Runtime::Diverged { .. } | Runtime::Torch(_) | Runtime::Kernel { .. } | Runtime::Stopped => true,
+        Runtime::Diverged { .. }
+        | Runtime::Step { .. }
+        | Runtime::Torch(_)
+        | Runtime::Kernel { .. }
+        | Runtime::Stopped => true,
         Runtime::Codec(error) => codec(error),
         Runtime::Model(error) => model(error),
         _ => false,

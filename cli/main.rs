@@ -21,6 +21,7 @@ mod output;
 mod plot;
 mod recording;
 mod serve;
+mod sessions;
 mod signals;
 mod source;
 mod train;

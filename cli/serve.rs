@@ -1,18 +1,18 @@
 //! `serve`: a world in the browser.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
-use acdit_io::{Hub, LabelInfo, ServerConfig, WindowInfo, WorldInfo};
-use acdit_runtime::{Engine, Stream, StreamConfig, WindowMode};
+use acdit_io::{LabelInfo, ServerConfig, WindowInfo, WorldInfo};
+use acdit_runtime::{Engine, MAX_BATCH, MAX_STREAMS, StreamConfig, WindowMode};
 use anyhow::Context;
 use clap::Args;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
+use crate::sessions::{self, House, State};
 use crate::signals::Ending;
-use crate::source::{StreamSource, announce, announce_next, publish};
 use crate::uploads::{UploadArgs, Uploads};
 use crate::world::{Loaded, WorldArgs};
 
@@ -29,6 +29,7 @@ Only this machine can connect: the address must be a loopback one. Ctrl-C or SIG
 Examples:
   acdit-world serve                                  # the shipped world on http://127.0.0.1:8080
   acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
+  acdit-world serve --state sessions                 # goes on where it was, even after a crash
   acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
 pub(crate) struct Serve {
     /// Loopback address to listen on
@@ -40,6 +41,15 @@ pub(crate) struct Serve {
     /// Seed of the first stream
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Sessions at a time, the one on the page included; at most 16
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
+    max_sessions: u16,
+    /// Sessions computed in one batch
+    #[arg(long, default_value_t = MAX_BATCH as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
+    max_batch: u16,
+    /// Keep sessions here: a server that starts with it goes on with all of them
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
@@ -49,31 +59,23 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         let listener = self.listen()?;
+        let max_sessions = self.max_sessions;
         let address = listener.local_addr()?;
         let loaded = self.world.load()?;
         let settings = self.world.sampling.settings(&loaded.world, self.seed);
-        let (info, wanted) = describe(&loaded, &settings)?;
-        let Loaded { world, vae, .. } = loaded;
-        let engine = Engine::start(world, vae)?;
+        let (info, clip) = describe(&loaded, &settings)?;
+        let Loaded { folder, world, vae } = loaded;
+        let state = self.state.map(|state| State::new(state, &folder)).transpose()?;
+        let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
-        let Stream { handle, packets, states } = engine.open(&config)?;
-
-        let block = engine.frames_per_block() as f64 / engine.meta().fps;
-        let hub = Hub::new(Duration::from_secs_f64((2.0 * block).max(1.0)));
-        spawn("publish", {
-            let hub = hub.clone();
-            move || publish(&packets, &hub)
-        })?;
-        // An open stream has told its state; whoever connects first must not find the hub's empty one.
-        announce_next(&states, &hub);
-        spawn("announce", {
-            let hub = hub.clone();
-            move || announce(&states, &hub)
-        })?;
-        let info = WorldInfo { codec: handle.codec().unwrap_or_default().to_owned(), ..info };
-        let uploads = Uploads::new(wanted, self.uploads);
-        let source = Arc::new(StreamSource { handle: Arc::new(handle), info, uploads });
+        let uploads = Arc::new(Uploads::new(clip, self.uploads));
+        let live = Mutex::default();
+        let house = Arc::new(House { engine, config, info, uploads, state, live });
+        let (main, others) = house.furnish()?;
+        if house.state.is_some() {
+            sessions::keep_saving(house.clone())?;
+        }
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SERVER_THREADS)
@@ -85,7 +87,17 @@ impl Serve {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let url = format!("http://{address}");
             output.print(&serde_json::json!({ "address": url }), || format!("acdit-world: {url}"))?;
-            acdit_io::serve(listener, source, hub, ServerConfig::default(), ending.asked()).await?;
+            let config =
+                ServerConfig { max_sessions: usize::from(max_sessions) - 1, ..ServerConfig::default() };
+            // Saved while the sessions are still there: the server drops them when it has ended.
+            let saving = house.clone();
+            let asked = async move {
+                ending.asked().await;
+                if tokio::task::spawn_blocking(move || saving.save_all()).await.is_err() {
+                    tracing::error!("the sessions could not be saved");
+                }
+            };
+            acdit_io::serve_sessions(listener, main, others, Some(house), config, asked).await?;
             Ok(())
         })
     }
@@ -132,9 +144,4 @@ fn describe(loaded: &Loaded, settings: &acdit_runtime::Settings) -> anyhow::Resu
     };
     let frames = settings.window * frames_per_block as usize;
     Ok((info, Wanted { size, frames_per_second: meta.fps, frames }))
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
-    Ok(())
 }

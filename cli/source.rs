@@ -1,9 +1,12 @@
 //! The seam between the web server and the engine: what viewers ask for goes in, packets and states come out.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
-use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle};
+use acdit_runtime::{
+    Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle, Timeline, write_log,
+};
 
 use crate::uploads::Uploads;
 
@@ -12,7 +15,23 @@ pub(crate) struct StreamSource {
     pub(crate) handle: Arc<StreamHandle>,
     pub(crate) info: WorldInfo,
     /// Where clips to continue from are decoded.
-    pub(crate) uploads: Uploads,
+    pub(crate) uploads: Arc<Uploads>,
+    /// Where it is saved, if anywhere.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) saved: Mutex<Saved>,
+}
+
+/// What is on disk of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Saved {
+    /// The next block of its snapshot.
+    at: Option<u64>,
+    /// Lines of the snapshot's log.
+    snapshot: usize,
+    /// Lines of the log on disk.
+    logged: usize,
+    /// It has ended: nothing is saved any more.
+    over: bool,
 }
 
 impl WorldSource for StreamSource {
@@ -28,6 +47,8 @@ impl WorldSource for StreamSource {
             Asked::Resume => Control::Resume,
             Asked::Step => Control::Step,
             Asked::Restart { seed } => Control::Restart { seed },
+            Asked::Seed { seed } => Control::Seed(seed),
+            Asked::Rewind { block } => Control::Rewind { block },
             Asked::Continue { clip } => return self.continue_from(clip, reply),
             _ => return reply.refused("unsupported", "this world cannot do that"),
         };
@@ -41,9 +62,77 @@ impl WorldSource for StreamSource {
     fn viewers(&self, h264: usize, jpeg: usize) {
         self.handle.viewers(h264, jpeg);
     }
+
+    fn log(&self) -> Result<String, acdit_io::Refusal> {
+        Ok(write_log(self.handle.timeline().map_err(refused)?.log()))
+    }
+
+    fn save(&self) -> Result<u64, acdit_io::Refusal> {
+        self.save_if_changed().map_err(refused)?;
+        WorldSource::saved(self)
+    }
+
+    fn saved(&self) -> Result<u64, acdit_io::Refusal> {
+        let refuse = |code: &str, message: &str| Err(acdit_io::Refusal::new(code, message));
+        match (self.folder.is_some(), self.lock_saved().at) {
+            (_, Some(block)) => Ok(block),
+            (true, None) => refuse("no_snapshot", "this session was not saved yet"),
+            (false, None) => refuse("no_state", "this server keeps no state: it runs without --state"),
+        }
+    }
+}
+
+fn refused(error: acdit_runtime::Error) -> acdit_io::Refusal {
+    let acdit_runtime::Refusal { code, message } = error.into();
+    acdit_io::Refusal::new(code, message)
 }
 
 impl StreamSource {
+    fn lock_saved(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves the session, if there is a place for it and anything new.
+    pub(crate) fn save_if_changed(&self) -> acdit_runtime::Result<()> {
+        // Held while writing: two saves at once would remove each other's files.
+        let mut saved = self.lock_saved();
+        let Some((folder, timeline)) = self.unsaved(&saved)? else { return Ok(()) };
+        if saved.snapshot != timeline.log().len() {
+            timeline.save(self.handle.engine().stamp(), folder)?;
+            saved.snapshot = timeline.log().len();
+            saved.at = Some(timeline.index());
+            saved.logged = saved.snapshot;
+        }
+        Ok(())
+    }
+
+    /// Adds what is new to the log on disk: much less than saving the session.
+    pub(crate) fn save_log(&self) -> acdit_runtime::Result<()> {
+        let mut saved = self.lock_saved();
+        if saved.at.is_none() {
+            return Ok(());
+        }
+        let Some((folder, timeline)) = self.unsaved(&saved)? else { return Ok(()) };
+        if saved.logged < timeline.log().len() {
+            timeline.save_log(saved.logged, folder)?;
+            saved.logged = timeline.log().len();
+        }
+        Ok(())
+    }
+
+    /// The session as it is and where it is to be saved, unless it is not to be.
+    fn unsaved(&self, saved: &Saved) -> acdit_runtime::Result<Option<(&Path, Timeline)>> {
+        match &self.folder {
+            Some(folder) if !saved.over => Ok(Some((folder, self.handle.timeline()?))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Saves nothing any more.
+    pub(crate) fn forget(&self) {
+        self.lock_saved().over = true;
+    }
+
     fn continue_from(&self, clip: impl AsRef<[u8]> + Send + 'static, reply: Reply) {
         let handle = self.handle.clone();
         self.uploads.decode(clip, reply, move |frames, reply| {
@@ -89,10 +178,11 @@ pub(crate) fn announce(states: &Consumer<State>, hub: &Hub) {
 /// Waits for the stream's next state and tells the viewers; `false` at the end.
 pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
     let Some(received) = states.recv() else { return false };
-    let State { generation, block, label, seed, paused, timings, underruns, .. } = received.item;
+    let State { generation, block, reach, label, seed, paused, timings, underruns, .. } = received.item;
     hub.announce(acdit_io::State {
         generation,
         block,
+        reach,
         label: index(label),
         seed,
         paused,

@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
                     due = block + HOLD;
                 }
             }
-            Event::Message(ServerMessage::Applied { id, block }) => {
+            Event::Message(ServerMessage::Applied { id, block, .. }) => {
                 if let Some((_, name)) = asked.filter(|(asked, _)| *asked == id) {
                     println!("{name} applied at block {block}");
                 }

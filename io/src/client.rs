@@ -101,7 +101,7 @@ impl Client {
     pub async fn applied(&mut self, id: u64) -> Result<u64, Error> {
         loop {
             match self.next().await? {
-                Event::Message(ServerMessage::Applied { id: to, block }) if to == id => return Ok(block),
+                Event::Message(ServerMessage::Applied { id: to, block, .. }) if to == id => return Ok(block),
                 Event::Message(ServerMessage::Refused { id: Some(to), code, message }) if to == id => {
                     return Err(Error::Refused { code, message });
                 }

@@ -66,7 +66,7 @@ impl Allowed {
 
 /// Refuses strangers and puts the security headers on every response.
 pub(crate) async fn check(State(allowed): State<Allowed>, request: Request, next: Next) -> Response {
-    let changes_something = request.method() != Method::GET || request.uri().path() == "/ws";
+    let changes_something = request.method() != Method::GET || request.uri().path().starts_with("/ws");
     let mut response = if !allowed.host(request.headers()) {
         let message = format!("this server answers to {} only", allowed.0.join(", "));
         Rejection::new(StatusCode::FORBIDDEN, "host_not_allowed", message).into_response()

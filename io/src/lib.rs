@@ -11,6 +11,7 @@ mod hub;
 mod page;
 mod protocol;
 mod server;
+mod sessions;
 mod socket;
 mod source;
 mod upload;
@@ -22,5 +23,6 @@ pub use protocol::{
     ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
     State, Timings, VERSION, WindowInfo, WorldInfo,
 };
-pub use server::{ServerConfig, serve};
-pub use source::{Control, Outcome, Refusal, Reply, WorldSource};
+pub use server::{ServerConfig, serve, serve_sessions};
+pub use sessions::MAIN;
+pub use source::{Control, Fork, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};

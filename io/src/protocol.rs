@@ -152,6 +152,21 @@ pub enum Request {
     Resume,
     /// Make one block while paused.
     Step,
+    /// Use other noise from the next block on.
+    Seed {
+        /// Seed of the noise.
+        seed: u64,
+    },
+    /// Begin a new generation with a block that was made already.
+    Rewind {
+        /// Its number.
+        block: u64,
+    },
+    /// Begin another session that shares this one's past.
+    Fork {
+        /// The first block that is the fork's own.
+        block: u64,
+    },
     /// Begin a new generation from nothing.
     Restart {
         /// Seed of its noise; the world chooses when absent.
@@ -188,6 +203,9 @@ pub enum ServerMessage {
         id: u64,
         /// First block that shows it.
         block: u64,
+        /// The session that a fork began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session: Option<String>,
     },
     /// The request will not be done.
     Refused {
@@ -265,6 +283,9 @@ pub struct State {
     pub generation: u32,
     /// Blocks committed in this generation: the number of the next block.
     pub block: u64,
+    /// The first block that a rewind or a fork reaches.
+    #[serde(default)]
+    pub reach: u64,
     /// Label that the next block will use.
     pub label: u32,
     /// Seed of this generation.
@@ -320,7 +341,8 @@ pub(crate) struct Misread {
 impl ClientMessage {
     /// Reads a viewer's text message; what cannot be read is described in words meant for the viewer.
     pub(crate) fn parse(text: &str) -> Result<Self, Misread> {
-        const TYPES: [&str; 7] = ["hello", "label", "pause", "resume", "step", "restart", "ping"];
+        const TYPES: [&str; 10] =
+            ["hello", "label", "pause", "resume", "step", "seed", "rewind", "fork", "restart", "ping"];
         #[derive(Deserialize)]
         struct Envelope {
             id: Option<u64>,

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{State, ws::WebSocketUpgrade},
+    extract::{Path, State, ws::WebSocketUpgrade},
     http::StatusCode,
     middleware,
     response::{IntoResponse, Response},
@@ -32,8 +32,9 @@ use crate::{
     hub::{Demand, Hub, HubStats},
     page, protocol,
     protocol::WorldInfo,
+    sessions::{self, MAIN, Room, Rooms},
     socket,
-    source::WorldSource,
+    source::{Session, Sessions, WorldSource},
     upload,
 };
 
@@ -47,6 +48,8 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// WebSocket viewers; further ones get 503 with Retry-After.
     pub max_viewers: usize,
+    /// Sessions beside the main one; further ones are refused with 429.
+    pub max_sessions: usize,
     /// Clips being uploaded at once; further ones get 503 with Retry-After.
     pub max_uploads: usize,
     /// Largest clip, in bytes.
@@ -70,6 +73,7 @@ impl Default for ServerConfig {
         Self {
             max_connections: 256,
             max_viewers: 64,
+            max_sessions: 7,
             max_uploads: 4,
             upload_bytes: 64 << 20,
             upload_deadline: Duration::from_secs(60),
@@ -82,16 +86,28 @@ impl Default for ServerConfig {
     }
 }
 
-/// What every handler shares.
+/// What every handler shares: one session, the main one unless said otherwise, and the server around it.
 #[derive(Clone)]
 pub(crate) struct App {
+    pub(crate) session: String,
+    pub(crate) rooms: Rooms,
     pub(crate) source: Arc<dyn WorldSource>,
     pub(crate) hub: Hub,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) stop: CancellationToken,
     pub(crate) uploads: Arc<Semaphore>,
     viewers: Arc<Semaphore>,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl App {
+    /// This server, as the viewers of one session see it.
+    fn of(&self, id: &str) -> Result<Self, Rejection> {
+        let room = self.rooms.get(id)?;
+        room.admits()?;
+        let Room { source, hub, stop, .. } = room;
+        Ok(Self { session: id.to_owned(), source, hub, stop, ..self.clone() })
+    }
 }
 
 /// Serves the page, the stream and the controls of `source` until `shutdown` completes, then closes every viewer
@@ -106,20 +122,40 @@ pub async fn serve(
     config: ServerConfig,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    let main = Session { id: MAIN.to_owned(), source, hub, private: false, unattended: false };
+    serve_sessions(listener, main, Vec::new(), None, config, shutdown).await
+}
+
+/// As [`serve`], with other sessions beside the main one: those that are there already, and those that `maker` makes.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_sessions(
+    listener: TcpListener,
+    main: Session,
+    others: Vec<Session>,
+    maker: Option<Arc<dyn Sessions>>,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let address = listener.local_addr()?;
     if !address.ip().is_loopback() {
         return Err(Error::NotLoopback(address));
     }
     let app = App {
-        source: source.clone(),
+        session: main.id.clone(),
+        source: main.source.clone(),
+        hub: main.hub.clone(),
+        rooms: Rooms::new(maker, config.max_sessions),
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
         stop: CancellationToken::new(),
         tasks: TaskTracker::new(),
         config: Arc::new(config),
-        hub,
     };
-    app.tasks.spawn(report_demand(app.hub.demand(), source, app.stop.clone()));
+    for session in std::iter::once(main).chain(others) {
+        app.rooms.add(&app, session);
+    }
     let router = routes(app.clone(), Allowed::for_address(address));
 
     tokio::select! {
@@ -137,7 +173,12 @@ pub async fn serve(
 fn routes(app: App, allowed: Allowed) -> Router {
     page::routes()
         .route("/ws", get(upgrade))
+        .route("/ws/{id}", get(upgrade_to))
         .route("/api/clip", post(upload::clip))
+        .route("/api/sessions", post(sessions::create).get(sessions::list))
+        .route("/api/sessions/{id}", get(sessions::show).delete(sessions::delete))
+        .route("/api/sessions/{id}/log", get(sessions::log))
+        .route("/api/sessions/{id}/snapshot", post(sessions::save).get(sessions::saved))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/info", get(info))
@@ -190,19 +231,29 @@ async fn connection(stream: TcpStream, router: Router, header_deadline: Duration
 }
 
 /// Tells the source about demand, one call after another, so that the last one is the truth.
-async fn report_demand(
+/// An unattended one always has a viewer.
+pub(crate) async fn report_demand(
     mut demand: watch::Receiver<Demand>,
     source: Arc<dyn WorldSource>,
+    unattended: bool,
     stop: CancellationToken,
 ) {
     loop {
         let Demand { h264, jpeg } = *demand.borrow_and_update();
-        source.viewers(h264, jpeg);
+        source.viewers(if unattended && jpeg == 0 { h264.max(1) } else { h264 }, jpeg);
         tokio::select! {
             changed = demand.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
     }
+}
+
+async fn upgrade_to(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    websocket: WebSocketUpgrade,
+) -> Result<Response, Rejection> {
+    upgrade(State(app.of(&id)?), websocket).await
 }
 
 async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Result<Response, Rejection> {

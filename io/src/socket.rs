@@ -9,7 +9,9 @@ use axum::{
     body::Bytes,
     extract::ws::{CloseFrame, Message, WebSocket, close_code},
 };
-use futures_util::{Sink, SinkExt, Stream, StreamExt, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt as _, Sink, SinkExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, interval_at, timeout, timeout_at},
@@ -20,7 +22,7 @@ use crate::{
     hub::{Delivery, Viewer},
     protocol::{ClientMessage, Kind, MAX_PACKET, Misread, Request, ServerMessage, State, VERSION},
     server::App,
-    source::{Control, Outcome, Reply, outcome},
+    source::{Control, Fork, Refusal, Reply, Wanted, outcome},
 };
 
 /// Largest text message of a viewer, in bytes. A longer one ends the connection with 1009.
@@ -49,7 +51,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// Why a connection ends, as a close code and words for the viewer; `None` when there is nobody left to tell.
 type Ending = Option<(u16, &'static str)>;
 
-const STOPPING: Ending = Some((close_code::AWAY, "the server is stopping"));
+const STOPPING: Ending = Some((close_code::AWAY, "the stream has ended"));
 const SILENT: Ending = Some((close_code::POLICY, "nothing heard for too long"));
 
 /// Serves one viewer to the end of its connection.
@@ -186,14 +188,14 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
                 Some(answer) = open.next() => self.answer(answer).await.map(|()| None),
             };
             match step {
-                Ok(Some((id, answer))) => open.push(async move { answered(id, outcome(answer).await) }),
+                Ok(Some(answer)) => open.push(answer),
                 Ok(None) => {}
                 Err(ending) => return ending,
             }
         }
     }
 
-    /// Handles one message; a control that was passed on is returned with the end on which its answer arrives.
+    /// Handles one message; a control that was passed on is returned as its answer to come.
     async fn take(&mut self, message: Incoming, open: usize) -> Result<Option<Open>, Ending> {
         let Some(text) = text_of(message)? else { return Ok(None) };
         let ClientMessage { id, request } = match ClientMessage::parse(&text) {
@@ -222,6 +224,9 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
             Request::Resume => Control::Resume,
             Request::Step => Control::Step,
             Request::Restart { seed } => Control::Restart { seed },
+            Request::Seed { seed } => Control::Seed { seed },
+            Request::Rewind { block } => Control::Rewind { block },
+            Request::Fork { block } => return self.fork(id, block, open).await,
         };
         if open >= OPEN_CONTROLS {
             self.refuse(Some(id), "busy", "too many requests are waiting").await?;
@@ -230,7 +235,31 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
         self.answer(ServerMessage::Received { id }).await?;
         let (reply, answer) = Reply::channel();
         self.app.source.control(control, reply);
-        Ok(Some((id, answer)))
+        let answered = async move {
+            match outcome(answer).await {
+                Ok(block) => ServerMessage::Applied { id, block, session: None },
+                Err(refusal) => refused(id, refusal),
+            }
+        };
+        Ok(Some(answered.boxed()))
+    }
+
+    /// Begins a session that leaves this one at `block`.
+    async fn fork(&self, id: u64, block: u64, open: usize) -> Result<Option<Open>, Ending> {
+        if open >= OPEN_CONTROLS {
+            self.refuse(Some(id), "busy", "too many requests are waiting").await?;
+            return Ok(None);
+        }
+        self.answer(ServerMessage::Received { id }).await?;
+        let (app, session) = (self.app.clone(), self.app.session.clone());
+        let answered = async move {
+            let wanted = Wanted { fork: Some(Fork { session, block }), ..Wanted::default() };
+            match app.rooms.open(&app, wanted).await {
+                Ok(session) => ServerMessage::Applied { id, block, session: Some(session) },
+                Err(refusal) => refused(id, refusal),
+            }
+        };
+        Ok(Some(answered.boxed()))
     }
 
     async fn refuse(&self, id: Option<u64>, code: &str, message: impl Into<String>) -> Result<(), Ending> {
@@ -243,13 +272,10 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
 }
 
 type Incoming = Option<Result<Message, axum::Error>>;
-type Open = (u64, tokio::sync::oneshot::Receiver<Outcome>);
+type Open = BoxFuture<'static, ServerMessage>;
 
-fn answered(id: u64, outcome: Outcome) -> ServerMessage {
-    match outcome {
-        Ok(block) => ServerMessage::Applied { id, block },
-        Err(refusal) => ServerMessage::Refused { id: Some(id), code: refusal.code, message: refusal.message },
-    }
+fn refused(id: u64, refusal: Refusal) -> ServerMessage {
+    ServerMessage::Refused { id: Some(id), code: refusal.code, message: refusal.message }
 }
 
 fn text(message: &ServerMessage) -> Message {

@@ -3,10 +3,13 @@
 //! A source never waits for the network and the network never waits for a source: controls go in without blocking
 //! and are answered later through a [`Reply`]; packets come out through [`Hub::publish`](crate::Hub::publish).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use crate::protocol::WorldInfo;
+use crate::{Hub, protocol::WorldInfo};
 
 /// A running world, as the server sees it. Methods are called from many tasks at once and must return at once.
 pub trait WorldSource: Send + Sync + 'static {
@@ -23,6 +26,89 @@ pub trait WorldSource: Send + Sync + 'static {
     /// How many viewers want each kind, whenever that changes. With none, generation can rest; JPEG is encoded only
     /// when somebody wants it.
     fn viewers(&self, h264: usize, jpeg: usize);
+
+    /// All that its blocks depend on, as JSON lines. May wait for a block.
+    ///
+    /// # Errors
+    /// The world keeps none.
+    fn log(&self) -> Result<String, Refusal> {
+        Err(unsupported())
+    }
+
+    /// Saves it to disk, and returns the next block. May wait for a block and for the disk.
+    ///
+    /// # Errors
+    /// There is no place to save to.
+    fn save(&self) -> Result<u64, Refusal> {
+        Err(unsupported())
+    }
+
+    /// The next block of what was saved last.
+    ///
+    /// # Errors
+    /// Nothing was.
+    fn saved(&self) -> Result<u64, Refusal> {
+        Err(unsupported())
+    }
+}
+
+fn unsupported() -> Refusal {
+    Refusal::new("unsupported", "this world cannot do that")
+}
+
+/// A world that runs several sessions at once.
+pub trait Sessions: Send + Sync + 'static {
+    /// Begins a session under an id of the server's. May wait for a block.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn open(&self, id: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal>;
+
+    /// A session was ended for good; its source is dropped.
+    fn ended(&self, id: &str);
+}
+
+/// A session to be begun. What is left out is as the world has it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// Its first label, within bounds.
+    pub label: Option<u32>,
+    /// Its seed.
+    pub seed: Option<u64>,
+    /// One viewer at a time.
+    pub private: bool,
+    /// Goes on without viewers.
+    pub unattended: bool,
+    /// Denoising steps per block.
+    pub steps: Option<u32>,
+    /// Guidance scale.
+    pub guidance: Option<f64>,
+    /// Begins with another session's past; what is given above applies from the fork on.
+    pub fork: Option<Fork>,
+}
+
+/// Where a fork leaves another session.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// The other session's id.
+    pub session: String,
+    /// The first block that is the fork's own.
+    pub block: u64,
+}
+
+/// A session that is there when the server starts.
+pub struct Session {
+    /// Names it in URLs; [`MAIN`](crate::MAIN) for the one that `/ws` shows.
+    pub id: String,
+    /// The session.
+    pub source: Arc<dyn WorldSource>,
+    /// Where it publishes.
+    pub hub: Hub,
+    /// One viewer at a time.
+    pub private: bool,
+    /// Goes on without viewers.
+    pub unattended: bool,
 }
 
 /// What viewers can make a world do.
@@ -40,6 +126,16 @@ pub enum Control {
     Resume,
     /// Make one block while paused.
     Step,
+    /// Use other noise from the next block on.
+    Seed {
+        /// Seed of the noise.
+        seed: u64,
+    },
+    /// Begin a new generation with a block that was made already.
+    Rewind {
+        /// Its number.
+        block: u64,
+    },
     /// Begin a new generation, as the stream began.
     Restart {
         /// Seed of its noise; the world chooses when absent.

@@ -122,6 +122,9 @@ fn requests() -> impl Strategy<Value = Request> {
         Just(Request::Pause),
         Just(Request::Resume),
         Just(Request::Step),
+        any::<u64>().prop_map(|seed| Request::Seed { seed }),
+        any::<u64>().prop_map(|block| Request::Rewind { block }),
+        any::<u64>().prop_map(|block| Request::Fork { block }),
         any::<Option<u64>>().prop_map(|seed| Request::Restart { seed }),
         Just(Request::Ping),
     ]

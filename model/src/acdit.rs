@@ -170,17 +170,31 @@ impl Acdit {
     /// [`Error::Shape`], [`Error::Position`].
     pub fn encode_clean(&self, clean: &Tensor, first: i64, store: &mut dyn KvStore) -> Result<(), Error> {
         let (_, t) = self.check_tokens("clean tokens", clean)?;
-        let rope = self.rope.table(first, t, self.device())?;
+        self.encode_clean_at(clean, &self.rope.table(first, t, self.device())?, store)
+    }
+
+    /// As [`Self::encode_clean`], at the positions of `rope`: a batch of sequences may stand at different ones.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn encode_clean_at(
+        &self,
+        clean: &Tensor,
+        rope: &RopeTable,
+        store: &mut dyn KvStore,
+    ) -> Result<(), Error> {
+        let (_, t) = self.check_tokens("clean tokens", clean)?;
         let past = (store.past_tokens() / self.config.block_tokens()) as usize;
         let mask = (t > 1).then(|| mask::causal(t as usize, past, self.window()));
-        self.clean_pass(clean, &rope, store, mask.as_ref());
+        self.clean_pass(clean, rope, store, mask.as_ref());
         Ok(())
     }
 
     /// Predicts for one noised block (N, B, p²·C) at block position `position`, all of whose N branches (labels (N),
     /// timesteps (N)) attend the store's past and themselves. Returns (N, B, p²·C) f32.
     ///
-    /// `rope` is [`Rope::table`] of that position: the caller keeps it over the denoising steps.
+    /// `rope` is [`Rope::table`] of that position, or [`RopeTable::stacked`] where branches stand at different ones: the
+    /// caller keeps it over the denoising steps.
     ///
     /// # Errors
     /// [`Error::Shape`].

@@ -33,7 +33,7 @@ enum Layout {
     Image { side: i64, blocks_per_row: i64 },
 }
 
-/// Cosines and sines of a sequence: (L, d) f32 each.
+/// Cosines and sines of a sequence, (L, d) f32 each; or of N sequences of a batch, (N, 1, L, d).
 #[derive(Debug)]
 pub struct RopeTable {
     /// Cosines.
@@ -115,6 +115,14 @@ impl Rope {
 }
 
 impl RopeTable {
+    /// The tables of N sequences of one length as one: (N, 1, L, d).
+    pub fn stacked(tables: &[Self]) -> Self {
+        let stack = |part: fn(&Self) -> &Tensor| {
+            Tensor::stack(&tables.iter().map(part).collect::<Vec<_>>(), 0).unsqueeze(1)
+        };
+        Self { cos: stack(|table| &table.cos), sin: stack(|table| &table.sin) }
+    }
+
     /// Rotates queries or keys (N, H, L, d) in f32.
     pub(crate) fn apply(&self, xs: &Tensor) -> Tensor {
         let xs = xs.to_kind(Kind::Float);

@@ -11,7 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::pipeline::EncodeH264;
 use crate::stream::{EncoderSettings, frame_size, h264};
-use crate::{Error, Result, Session, Settings, StepInput, Timings, WindowMode, World, device, engine, stats};
+use crate::{Error, Result, Session, Settings, StepInput, Timings, WindowMode, World, batch, device, stats};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,8 +130,13 @@ impl Stages<'_> {
         let mut batch: Vec<_> =
             sessions.iter_mut().map(|session| (session, StepInput { label, inject: None })).collect();
         let mut sum = Timings::default();
-        for stepped in engine::step_batch(self.world, &mut batch) {
+        let widest = batch.len();
+        for (row, stepped) in batch::step_batch(self.world, &mut batch, widest).into_iter().enumerate() {
             let (block, mut timings) = stepped?;
+            if row > 0 {
+                // The network worked once for all of them.
+                timings = Timings::default();
+            }
             let started = Instant::now();
             let frames = tch::no_grad(|| color::to_frames(&self.vae.decoder.decode(&block.latents)?))?;
             let decoded = Instant::now();

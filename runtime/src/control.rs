@@ -1,6 +1,7 @@
 //! What can be asked of a running stream, and what it answers.
 
 use acdit_codec::Frame;
+use acdit_model::Error as ModelError;
 use serde::Serialize;
 
 use crate::{Error, Sampling, Timings};
@@ -10,6 +11,13 @@ use crate::{Error, Sampling, Timings};
 pub enum Control {
     /// Use another label from the next block on.
     Label(i64),
+    /// Use other noise from the next block on.
+    Seed(u64),
+    /// Begin a new generation with block `block` of this one: see [`Timeline::rewind`](crate::Timeline::rewind).
+    Rewind {
+        /// One that [`State::reach`] allows.
+        block: u64,
+    },
     /// Stop after the block being made.
     Pause,
     /// Go on.
@@ -67,6 +75,9 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         match error {
             Error::Input(message) | Error::Window(message) => Self { code: "bad_input", message },
+            Error::Model(error @ ModelError::Sampling(_)) => {
+                Self { code: "bad_input", message: error.to_string() }
+            }
             Error::Codec(error) => Self { code: "bad_frames", message: error.to_string() },
             other => {
                 tracing::warn!("a control failed: {other}");
@@ -83,6 +94,8 @@ pub struct State {
     pub generation: u32,
     /// Blocks committed in this generation: the index of the next block.
     pub block: u64,
+    /// The first block that [`Control::Rewind`] reaches.
+    pub reach: u64,
     /// The label of the next block.
     pub label: i64,
     /// The seed of this generation.

@@ -135,6 +135,11 @@ impl Placement {
     }
 }
 
+/// The version of libtorch in use.
+pub fn libtorch_version() -> String {
+    library::torch().version.unwrap_or_else(|| library::PYTORCH.to_owned())
+}
+
 /// Sets how many threads one tensor operation may use on the CPU; PyTorch's own default is the number of cores.
 pub fn set_threads(threads: std::num::NonZeroU16) {
     tch::set_num_threads(i32::from(threads.get()));

@@ -14,8 +14,9 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tch::Tensor;
 
 pub(crate) use self::seat::{Opening, Seat};
+use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Job};
-use crate::{Block, Control, Error, Outcome, Refusal, Result, Session, StepInput, Timings, World};
+use crate::{Control, Error, Outcome, Refusal, Result, Session, StepInput, Timeline, Timings, World};
 
 /// Names a stream for as long as its engine runs; never used twice.
 pub(crate) type StreamId = u64;
@@ -23,37 +24,16 @@ pub(crate) type StreamId = u64;
 /// Streams at a time. One more is refused; the bound sizes the queue to the decode thread.
 pub const MAX_STREAMS: usize = 16;
 
+/// Sessions stepped in one batch unless told otherwise; more that are due together are stepped after them.
+pub const MAX_BATCH: usize = 8;
+
 /// Events that wait for the engine. A control that finds the queue full is refused as busy; the stages' reports wait.
 pub(crate) const EVENTS: usize = 64;
 
 /// Blocks to the decode thread that can wait: all that streams can have in flight, so that the engine never waits.
 pub(crate) const JOBS: usize = MAX_STREAMS * BLOCKS_IN_FLIGHT;
 
-/// A step of a batch, with where its time went.
-pub(crate) type Stepped = Result<(Block, Timings)>;
-
-/// Steps a batch of due sessions: one result for each, in order. A session whose step failed is as it was before.
-///
-/// Sessions are stepped one by one; a batched forward fits behind the same signature.
-pub(crate) fn step_batch(world: &World, batch: &mut [(&mut Session, StepInput)]) -> Vec<Stepped> {
-    batch.iter_mut().map(|(session, input)| step(world, session, input)).collect()
-}
-
-/// One block, its halves timed. Both end with values on the CPU, so no device work is left unaccounted.
-pub(crate) fn step(world: &World, session: &mut Session, input: &StepInput) -> Stepped {
-    let started = Instant::now();
-    let candidate = session.denoise(world, input)?;
-    let denoised = Instant::now();
-    let block = session.commit(world, candidate)?;
-    let timings = Timings {
-        denoise: (denoised - started).as_secs_f64(),
-        context: denoised.elapsed().as_secs_f64(),
-        ..Timings::default()
-    };
-    Ok((block, timings))
-}
-
-/// [`step_batch`], or a test's version of it.
+/// [`step_batch`](crate::batch::step_batch), or a test's version of it.
 pub(crate) type StepBatch = Box<dyn FnMut(&World, &mut [(&mut Session, StepInput)]) -> Vec<Stepped> + Send>;
 
 /// Frames to latents (F, C, h, w) f32 on the CPU.
@@ -70,6 +50,8 @@ pub(crate) enum Event {
     Close { stream: StreamId },
     /// Something is asked of a stream.
     Control { stream: StreamId, control: Control, reply: Reply },
+    /// Somebody wants a stream's session with its past.
+    Timeline { stream: StreamId, reply: Sender<Timeline> },
     /// A stream's [`Demand`](crate::pipeline::Demand) changed.
     Demand,
     /// A block left the pipeline: published with these timings, dropped as stale, or lost.
@@ -142,6 +124,12 @@ impl Worker {
                     return true;
                 };
                 reply(seat.control(&self.world, &mut self.encode_frames, control, now));
+            }
+            Event::Timeline { stream, reply } => {
+                if let Some(seat) = self.seats.get(&stream) {
+                    // Whoever asked may have left.
+                    let _ = reply.send(seat.timeline());
+                }
             }
             // Read by every stream before it is gathered.
             Event::Demand => {}

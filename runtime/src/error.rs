@@ -41,6 +41,14 @@ pub enum Error {
         /// The block's index.
         block: u64,
     },
+    /// The tensor library gave up in the middle of a block, as when memory is out; nothing was committed.
+    #[error("block {block} could not be computed: {reason}")]
+    Step {
+        /// The block's index.
+        block: u64,
+        /// The library's words.
+        reason: String,
+    },
     /// An image has all its blocks.
     #[error("the image is complete with {blocks} blocks")]
     ImageComplete {
@@ -72,6 +80,32 @@ pub enum Error {
         name: &'static str,
         /// The compiler's or the driver's words.
         reason: String,
+    },
+    /// A line of an event log cannot be read.
+    #[error("event log, line {line}: {detail}")]
+    Log {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A block of a log came out otherwise.
+    #[error("replay: block {block} is {got}, the log has {expected}")]
+    Replay {
+        /// The block's index in the log.
+        block: u64,
+        /// The log's hash.
+        expected: String,
+        /// The hash now.
+        got: String,
+    },
+    /// A saved session cannot be used.
+    #[error("{path}: {detail}", path = path.display())]
+    Snapshot {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        detail: String,
     },
     /// The engine serves as many streams as it can.
     #[error("all {streams} streams are taken")]

@@ -1,6 +1,7 @@
 //! Sessions over a rolling window of clean blocks, the engine thread that owns the weights, and the pipeline that turns
 //! blocks into packets.
 
+mod batch;
 pub mod bench;
 mod control;
 pub mod device;
@@ -14,18 +15,21 @@ mod ring;
 mod session;
 pub mod stats;
 mod stream;
+mod timeline;
 mod window;
 mod world;
 
+pub use batch::Row;
 pub use control::{Control, Outcome, Refusal, State};
-pub use engine::MAX_STREAMS;
+pub use engine::{MAX_BATCH, MAX_STREAMS};
 pub use error::{Error, Result};
 pub use pace::Pace;
 pub use pipeline::{Packet, PacketKind};
 pub use render::{Rendered, render};
 pub use ring::{Consumer, Empty, Producer, Received, ring};
-pub use session::{Block, Candidate, Session, Settings, StepInput};
+pub use session::{Block, Session, Settings, StepInput};
 pub use stats::Timings;
-pub use stream::{EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
+pub use stream::{Beginning, EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
+pub use timeline::{Entry, Latents, Stamp, Timeline, read_log, write_log};
 pub use window::{Reader, Window, WindowMode};
 pub use world::{Label, Sampling, World, WorldFolder, WorldMeta};

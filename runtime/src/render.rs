@@ -3,7 +3,8 @@
 use acdit_codec::vae::VaeDecoder;
 use acdit_codec::{Frame, color};
 
-use crate::{Block, Result, Session, StepInput, Timings, World, engine};
+use crate::batch::{self, Row};
+use crate::{Block, Result, Session, StepInput, Timings, World};
 
 /// A block with its pictures.
 #[derive(Debug)]
@@ -26,7 +27,8 @@ pub fn render(
     labels: impl IntoIterator<Item = i64>,
 ) -> impl Iterator<Item = Result<Rendered>> {
     labels.into_iter().map(move |label| {
-        let (block, mut timings) = engine::step(world, session, &StepInput { label, inject: None })?;
+        let (block, mut timings) =
+            batch::step_at(world, session, &StepInput { label, inject: None }, Row::ALONE)?;
         let started = std::time::Instant::now();
         let frames =
             tch::no_grad(|| Ok::<_, crate::Error>(color::to_frames(&decoder.decode(&block.latents)?)?))?;

@@ -1,18 +1,20 @@
 //! A session: the state machine that turns events into blocks, for ever.
 //!
 //! No clock, no thread, no socket. A session is its window, its seed and its position; the same weights, seed and events
-//! give the same latents. [`Session::step`] computes first and commits last, so a failed step changes nothing.
+//! give the same latents. How a step is computed, alone or beside others, is in `batch.rs`.
 
-use acdit_model::diffusion::{NoiseLevel, Solver, guided};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::batch::{self, Computed, Row};
 use crate::{Error, Sampling, Window, WindowMode, World};
 
 /// What a session is started with.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// How blocks are sampled; may change between steps.
     pub sampling: Sampling,
@@ -53,8 +55,11 @@ pub struct Block {
     pub label: i64,
     /// Frames, from the first, that are injected ones.
     pub injected: usize,
-    /// Fingerprint of seed, index and latents: equal hashes mean the same block of the same session.
+    /// Fingerprint of the f32 latents and of the state of the random numbers, which is seed and index: equal hashes mean
+    /// the same block of the same session.
     pub hash: blake3::Hash,
+    /// Where in which batch it was computed.
+    pub row: Row,
 }
 
 /// One stream's state. Cloning forks it: both share the prefix's tensors.
@@ -63,14 +68,6 @@ pub struct Session {
     settings: Settings,
     window: Window,
     index: u64,
-}
-
-/// A block computed but not yet part of the session.
-#[derive(Debug)]
-pub struct Candidate {
-    tokens: Tensor,
-    label: i64,
-    injected: usize,
 }
 
 impl Session {
@@ -89,9 +86,8 @@ impl Session {
     /// As [`Self::new`] and [`Self::prime`].
     pub fn prompted(world: &World, settings: Settings) -> Result<Self, Error> {
         let mut session = Self::new(world, settings)?;
-        if let Some(prompts) = &world.prompts {
-            let pick = settings.seed % prompts.size()[0] as u64;
-            session.prime(world, &prompts.get(pick as i64), world.model.null_label())?;
+        if let Some(prompt) = world.prompt(settings.seed) {
+            session.prime(world, &prompt, world.model.null_label())?;
         }
         Ok(session)
     }
@@ -121,53 +117,49 @@ impl Session {
         Ok(())
     }
 
+    /// Changes the noise of the blocks to come.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.settings.seed = seed;
+    }
+
     /// Appends one block: computed whole or not at all.
     ///
     /// # Errors
     /// [`Error::Input`] for a label or injection that does not fit, [`Error::Diverged`] for latents that are not finite,
-    /// [`Error::ImageComplete`], [`Error::Model`]. The session is as before.
+    /// [`Error::ImageComplete`], [`Error::Model`], [`Error::Step`]. The session is as before.
     pub fn step(&mut self, world: &World, input: &StepInput) -> Result<Block, Error> {
-        let candidate = self.denoise(world, input)?;
-        self.commit(world, candidate)
+        self.step_at(world, input, Row::ALONE)
     }
 
-    /// First half of [`Self::step`]: the block's tokens, from noise or from the injected frames.
+    /// As [`Self::step`], as if computed in `row`: the same bits as beside any other sessions there.
     ///
     /// # Errors
     /// As [`Self::step`].
-    pub fn denoise(&self, world: &World, input: &StepInput) -> Result<Candidate, Error> {
-        let config = world.model.config();
-        if !(0..=config.num_classes).contains(&input.label) {
-            return Err(Error::Input(format!("label {} of {}", input.label, config.num_classes)));
-        }
-        if config.square_block.is_some() && self.index as i64 >= config.training_blocks() {
-            return Err(Error::ImageComplete { blocks: config.training_blocks() });
-        }
-        let pinned = input.inject.as_ref().map(|latents| self.pinned_tokens(world, latents)).transpose()?;
-        let injected = input.inject.as_ref().map_or(0, |latents| latents.size()[0]);
-        let tokens = match pinned {
-            Some(tokens) if injected == config.block_shape()[0] => tokens,
-            pinned => tch::no_grad(|| self.sample(world, input.label, pinned.as_ref()))?,
-        };
-        if tokens.isfinite().all().int64_value(&[]) == 0 {
-            return Err(Error::Diverged { block: self.index });
-        }
-        Ok(Candidate { tokens, label: input.label, injected: injected as usize })
+    pub fn step_at(&mut self, world: &World, input: &StepInput, row: Row) -> Result<Block, Error> {
+        Ok(batch::step_at(world, self, input, row)?.0)
     }
 
-    /// Second half of [`Self::step`]: runs the clean pass and takes the block into the window.
-    ///
-    /// # Errors
-    /// As [`Self::step`].
-    pub fn commit(&mut self, world: &World, candidate: Candidate) -> Result<Block, Error> {
-        let Candidate { tokens, label, injected } = candidate;
-        let window = tch::no_grad(|| self.window.appended(&world.model, &tokens))?;
-        let latents = world.patcher.latents(&tokens).squeeze_dim(0).to_device(tch::Device::Cpu).contiguous();
-        let hash = self.hash(&latents)?;
+    /// Takes the block in. Nothing here can fail.
+    pub(crate) fn commit(&mut self, computed: Computed) -> Block {
+        let Computed { latents, label, injected, hash, row, window } = computed;
         let index = self.index;
         self.window = window;
         self.index += 1;
-        Ok(Block { index, latents, label, injected, hash })
+        Block { index, latents, label, injected, hash, row }
+    }
+
+    /// Fingerprint of the whole state: settings, position and the window to its last bit.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if the window cannot be read.
+    pub fn state_hash(&self) -> Result<blake3::Hash, Error> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?} {}", self.settings, self.index).as_bytes());
+        let cached = self.window.layers().iter().flat_map(|(keys, values)| [keys, values]);
+        for tensor in self.window.blocks().chain(cached) {
+            update(&mut hasher, tensor)?;
+        }
+        Ok(hasher.finalize())
     }
 
     /// Makes real frames the context: the last W·F frames of latents (frames, C, h, w) f32, of which there are k·F.
@@ -176,62 +168,59 @@ impl Session {
     /// # Errors
     /// [`Error::Input`] unless the frames fill at least one whole block. The session is as before.
     pub fn prime(&mut self, world: &World, latents: &Tensor, label: i64) -> Result<Vec<Block>, Error> {
-        let frames = world.model.config().block_shape()[0];
-        let whole = latents.size().first().map_or(0, |&given| given / frames);
-        if whole == 0 {
-            return Err(Error::Input(format!("a clip of at least {frames} frames is needed for context")));
-        }
         let mut primed = self.clone();
-        let taken = whole.min(self.settings.window as i64);
-        let first = latents.size()[0] - taken * frames;
-        let blocks = (0..taken)
-            .map(|block| {
-                let inject = Some(latents.narrow(0, first + block * frames, frames));
-                primed.step(world, &StepInput { label, inject })
-            })
+        let blocks = (self.clips(world, latents)?.into_iter())
+            .map(|clip| primed.step(world, &StepInput { label, inject: Some(clip) }))
             .collect::<Result<_, _>>()?;
         *self = primed;
         Ok(blocks)
     }
 
-    /// One block from noise, (1, B, p²·C) f32 in tokens.
-    fn sample(&self, world: &World, label: i64, pinned: Option<&Tensor>) -> Result<Tensor, Error> {
-        let Sampling { steps, guidance, solver } = self.settings.sampling;
-        let model = &world.model;
-        let labels: &[i64] = if guidance == 1.0 { &[label] } else { &[label, model.null_label()] };
-        let branches = labels.len() as i64;
-        let device = model.device();
-        let labels = Tensor::from_slice(labels).to_device(device);
-        let rope = model.rope().table(self.window.position(), 1, device)?;
-        let mut solver = Solver::new(solver, &world.schedule, steps)?;
-        let hold =
-            pinned.map(|tokens| (tokens, self.noise(world, Purpose::Pin).narrow(1, 0, tokens.size()[1])));
-        let held = |tokens: Tensor, level: NoiseLevel| match &hold {
-            Some((clean, noise)) => {
-                let (length, rest) = (clean.size()[1], tokens.size()[1] - clean.size()[1]);
-                // the last level is the clean latents themselves: bit for bit what was injected
-                let exact = level == NoiseLevel::CLEAN;
-                let front = if exact { clean.shallow_clone() } else { level.mix(clean, noise) };
-                Tensor::cat(&[front, tokens.narrow(1, length, rest)], 1)
-            }
-            None => tokens,
-        };
-
-        let mut tokens = self.noise(world, Purpose::Block);
-        for index in 0..steps {
-            tokens = held(tokens, solver.level(index));
-            let branched = tokens.expand([branches, tokens.size()[1], tokens.size()[2]], false);
-            let timesteps = Tensor::full([branches], solver.timesteps()[index], (Kind::Int64, device));
-            let predictions =
-                model.denoise(&branched, &timesteps, &labels, &rope, &mut self.window.reader())?;
-            let prediction = if branches == 1 { predictions } else { guided(&predictions, guidance) };
-            tokens = solver.step(index, &tokens, &prediction);
+    /// The last W blocks of latents (frames, C, h, w), or as many as there are: (F, C, h, w) each.
+    pub(crate) fn clips(&self, world: &World, latents: &Tensor) -> Result<Vec<Tensor>, Error> {
+        let frames = world.model.config().block_shape()[0];
+        let given = latents.size().first().copied().unwrap_or_default();
+        let taken = (given / frames).min(self.settings.window as i64);
+        if taken == 0 {
+            return Err(Error::Input(format!("a clip of at least {frames} frames is needed for context")));
         }
-        Ok(held(tokens, NoiseLevel::CLEAN))
+        let first = given - taken * frames;
+        Ok((0..taken).map(|block| latents.narrow(0, first + block * frames, frames).copy()).collect())
+    }
+
+    /// A session as it was saved.
+    pub(crate) fn with_window(
+        world: &World,
+        settings: Settings,
+        window: Window,
+        index: u64,
+    ) -> Result<Self, Error> {
+        check_sampling(world, settings.sampling)?;
+        Ok(Self { settings, window, index })
+    }
+
+    /// Takes a block's tokens (1, B, p²·C) in again, in the row of the batch in which it was computed.
+    pub(crate) fn take_again(&mut self, world: &World, tokens: &Tensor, row: Row) -> Result<(), Error> {
+        let _guard = tch::no_grad_guard();
+        let windows = vec![&self.window; row.batch as usize];
+        let tokens = tokens.repeat([row.batch.into(), 1, 1]);
+        let mut appended = Window::all_appended(&windows, &world.model, &tokens)?;
+        self.window = appended.swap_remove(row.slot as usize);
+        self.index += 1;
+        Ok(())
+    }
+
+    pub(crate) fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// This session, without the keys and values that appending the next block computes anew anyway.
+    pub(crate) fn without_spare_cache(&self) -> Self {
+        Self { window: self.window.without_spare_cache(), ..*self }
     }
 
     /// Injected latents (k, C, h, w) as tokens (1, k·B/F, p²·C).
-    fn pinned_tokens(&self, world: &World, latents: &Tensor) -> Result<Tensor, Error> {
+    pub(crate) fn pinned_tokens(&self, world: &World, latents: &Tensor) -> Result<Tensor, Error> {
         let [frames, c, h, w] = world.model.config().block_shape();
         match latents.size()[..] {
             [given, gc, gh, gw] if (1..=frames).contains(&given) && [gc, gh, gw] == [c, h, w] => {}
@@ -247,7 +236,7 @@ impl Session {
     }
 
     /// Standard normal tokens (1, B, p²·C) f32, a function of seed, block and purpose alone, whatever the device.
-    fn noise(&self, world: &World, purpose: Purpose) -> Tensor {
+    pub(crate) fn noise(&self, world: &World, purpose: Purpose) -> Tensor {
         let config = world.model.config();
         let shape = [1, config.block_tokens(), config.token_width()];
         let mut seed = blake3::Hasher::new();
@@ -260,20 +249,27 @@ impl Session {
         Tensor::from_slice(&values).view(shape).to_device(world.model.device())
     }
 
-    fn hash(&self, latents: &Tensor) -> Result<blake3::Hash, Error> {
-        let values = Vec::<f32>::try_from(latents.view(-1))?;
+    /// The hash of the next block, should it be `latents`.
+    pub(crate) fn hash(&self, latents: &Tensor) -> Result<blake3::Hash, Error> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.settings.seed.to_le_bytes()).update(&self.index.to_le_bytes());
-        for value in values {
-            hasher.update(&value.to_le_bytes());
-        }
+        update(&mut hasher, latents)?;
         Ok(hasher.finalize())
     }
 }
 
+/// Adds a tensor's values as little-endian f32.
+fn update(hasher: &mut blake3::Hasher, tensor: &Tensor) -> Result<(), Error> {
+    let values = Vec::<f32>::try_from(tensor.to_kind(Kind::Float).flatten(0, -1))?;
+    for value in values {
+        hasher.update(&value.to_le_bytes());
+    }
+    Ok(())
+}
+
 /// What a draw of noise is for: streams of their own.
 #[derive(Clone, Copy)]
-enum Purpose {
+pub(crate) enum Purpose {
     Block = 0,
     Pin = 1,
 }

@@ -4,7 +4,7 @@ use std::ops::AddAssign;
 
 use serde::Serialize;
 
-/// Seconds that one block spent in each stage.
+/// Seconds that one block spent in each stage; in the first two, together with the others of its batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Timings {
     /// Denoising steps.

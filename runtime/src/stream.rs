@@ -1,6 +1,7 @@
 //! Opening and closing: an engine over one world, and the streams it serves.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -10,13 +11,14 @@ use acdit_codec::vae::Vae;
 use acdit_codec::{Frame, Size, color};
 use crossbeam::channel::{Sender, TrySendError, bounded};
 
-use crate::engine::{self, EVENTS, EncodeFrames, Event, JOBS, Opening, StepBatch, StreamId, Worker};
+use crate::batch::{self, Row, step_batch};
+use crate::engine::{EVENTS, EncodeFrames, Event, JOBS, MAX_BATCH, Opening, StepBatch, StreamId, Worker};
 use crate::pipeline::{
     BLOCKS_IN_FLIGHT, Decode, Demand, Encode, Encoding, Live, OpenH264, Packet, Route, decode_blocks,
 };
 use crate::{
-    Consumer, Control, Error, Outcome, Refusal, Result, Sampling, Session, Settings, State, StepInput, World,
-    WorldMeta, ring,
+    Consumer, Control, Error, Outcome, Refusal, Result, Sampling, Session, Settings, Stamp, State, StepInput,
+    Timeline, World, WorldMeta, ring,
 };
 
 /// What the engine's threads run, so that a test can make any stage fail.
@@ -28,7 +30,7 @@ pub(crate) struct Stages {
 
 impl Stages {
     /// The real ones, for frames of `size`.
-    pub(crate) fn of(vae: Vae, size: Size) -> Self {
+    pub(crate) fn of(vae: Vae, size: Size, max_batch: usize) -> Self {
         let Vae { encoder, decoder } = vae;
         let encode_frames = move |frames: &[Frame]| {
             if let Some(frame) = frames.iter().find(|frame| frame.size() != size) {
@@ -37,7 +39,7 @@ impl Stages {
             tch::no_grad(|| Ok(encoder.encode(&color::to_tensor(frames, tch::Device::Cpu)?)?))
         };
         Self {
-            step_batch: Box::new(engine::step_batch),
+            step_batch: Box::new(move |world, sessions| step_batch(world, sessions, max_batch)),
             encode_frames: Box::new(encode_frames),
             decode: Box::new(move |latents| {
                 tch::no_grad(|| Ok(color::to_frames(&decoder.decode(latents)?)?))
@@ -52,6 +54,7 @@ pub struct Engine(Arc<Shared>);
 
 struct Shared {
     meta: WorldMeta,
+    stamp: Stamp,
     frame: Size,
     frames_per_block: usize,
     settings: Settings,
@@ -68,18 +71,29 @@ impl Engine {
     /// [`Error::Input`] if the world is an image model or does not fit the VAE, [`Error::Thread`], and whatever a first
     /// block fails with.
     pub fn start(world: World, vae: Vae) -> Result<Self> {
+        Self::start_batching(world, vae, MAX_BATCH)
+    }
+
+    /// As [`Self::start`], with at most `max_batch` sessions stepped in one batch.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_batching(world: World, vae: Vae, max_batch: usize) -> Result<Self> {
+        if max_batch == 0 {
+            return Err(Error::Input("batches of no session".to_owned()));
+        }
         let size = frame_size(&world, &vae)?;
-        Self::start_with(world, size, Stages::of(vae, size))
+        Self::start_with(world, size, Stages::of(vae, size, max_batch))
     }
 
     pub(crate) fn start_with(world: World, frame: Size, mut stages: Stages) -> Result<Self> {
         let settings = Settings::of(&world, 0);
         let once = Settings { sampling: Sampling { steps: 1, ..settings.sampling }, ..settings };
         let input = StepInput { label: world.model.null_label(), inject: None };
-        let (block, _) = engine::step(&world, &mut Session::new(&world, once)?, &input)?;
+        let (block, _) = batch::step_at(&world, &mut Session::new(&world, once)?, &input, Row::ALONE)?;
         (stages.decode)(&block.latents)?;
 
-        let meta = world.meta.clone();
+        let (meta, stamp) = (world.meta.clone(), Stamp::of(&world));
         let frames_per_block = world.model.config().frames_per_block as usize;
         let (events, inbox) = bounded(EVENTS);
         let (jobs, queue) = bounded(JOBS);
@@ -98,12 +112,26 @@ impl Engine {
             spawn("acdit-decode", move || decode_blocks(&queue, &mut decode, &reports))?,
         ];
         let streams = AtomicU64::new(0);
-        Ok(Self(Arc::new(Shared { meta, frame, frames_per_block, settings, events, streams, threads })))
+        Ok(Self(Arc::new(Shared {
+            meta,
+            stamp,
+            frame,
+            frames_per_block,
+            settings,
+            events,
+            streams,
+            threads,
+        })))
     }
 
     /// The world's labels, name and frame rate.
     pub fn meta(&self) -> &WorldMeta {
         &self.0.meta
+    }
+
+    /// What its sessions' bits depend on: [`Timeline::save`] wants it.
+    pub fn stamp(&self) -> &Stamp {
+        &self.0.stamp
     }
 
     /// Size of the world's frames, in pixels.
@@ -133,13 +161,23 @@ impl Engine {
     /// [`Error::Full`], [`Error::Input`] and [`Error::Window`] for a config that does not fit, [`Error::Codec`] if the
     /// encoder does not open, [`Error::Thread`], [`Error::Stopped`].
     pub fn open(&self, config: &StreamConfig) -> Result<Stream> {
+        self.open_from(config, Beginning::New)
+    }
+
+    /// Opens a stream that may begin with another one's past. Then its settings and label are those of the past, and
+    /// those of `config` are passed over.
+    ///
+    /// # Errors
+    /// As [`Self::open`], [`Timeline::fork`] and [`Timeline::restore`].
+    pub fn open_from(&self, config: &StreamConfig, beginning: Beginning) -> Result<Stream> {
         let (codec, open_h264) = h264(&config.encoder, self.0.frame)?;
-        self.open_with(config, codec, open_h264)
+        self.open_with(config, beginning, codec, open_h264)
     }
 
     pub(crate) fn open_with(
         &self,
         config: &StreamConfig,
+        beginning: Beginning,
         codec: Option<String>,
         open_h264: Option<OpenH264>,
     ) -> Result<Stream> {
@@ -185,8 +223,15 @@ impl Engine {
         };
         let route = Route { id, live, pictures };
         let (settings, label) = (config.settings, config.label);
-        let stream =
-            Opening { route, settings, label, block, demand: handle.demand.clone(), states: states_in };
+        let stream = Opening {
+            route,
+            beginning,
+            settings,
+            label,
+            block,
+            demand: handle.demand.clone(),
+            states: states_in,
+        };
         let (reply, answer) = bounded(1);
         self.0.events.send(Event::Open { stream, reply }).map_err(|_| Error::Stopped)?;
         answer.recv().map_err(|_| Error::Stopped)??;
@@ -204,6 +249,22 @@ impl Drop for Shared {
             }
         }
     }
+}
+
+/// What a stream begins with.
+#[derive(Debug)]
+pub enum Beginning {
+    /// Nothing, or the world's prompt.
+    New,
+    /// Another session as it was before block `block`.
+    Fork {
+        /// That session.
+        of: Box<Timeline>,
+        /// One that [`Timeline::reach`] allows.
+        block: u64,
+    },
+    /// What [`Timeline::save`] wrote.
+    Saved(PathBuf),
 }
 
 /// How a stream runs and how it is encoded.
@@ -316,6 +377,17 @@ impl StreamHandle {
             let _ = reply.send(outcome);
         });
         answer.recv().unwrap_or_else(|_| Err(Refusal::stopped()))
+    }
+
+    /// The stream's session with its past, as it is between two blocks.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the stream or its engine has ended.
+    pub fn timeline(&self) -> Result<Timeline> {
+        let (reply, answer) = bounded(1);
+        let event = Event::Timeline { stream: self.id, reply };
+        self.engine.0.events.send(event).map_err(|_| Error::Stopped)?;
+        answer.recv().map_err(|_| Error::Stopped)
     }
 
     /// Says how many viewers there are of each kind. With none, generation rests.

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use acdit_model::{Acdit, KvStore};
+use acdit_model::{Acdit, KvStore, RopeTable};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -125,8 +125,52 @@ impl Window {
     }
 
     /// A view for denoising: the current block attends the window and itself and leaves no trace.
-    pub fn reader(&self) -> Reader<'_> {
-        Reader { layers: &self.layers }
+    pub fn reader(&self) -> Reader {
+        Reader { layers: share(&self.layers) }
+    }
+
+    /// As [`Self::reader`], for a batch: one row for each of `windows`, which hold equally many blocks.
+    pub(crate) fn readers(windows: &[&Self]) -> Reader {
+        Reader { layers: stack(windows) }
+    }
+
+    /// Whether the keys and values are there: an anchor of the past may lack them.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.blocks.is_empty() || !self.layers.is_empty()
+    }
+
+    /// This window, without the keys and values where the next block rebuilds them: with that block it is whole again.
+    pub(crate) fn without_spare_cache(&self) -> Self {
+        let mut window = self.clone();
+        if self.mode == WindowMode::Recompute && self.blocks.len() == self.capacity {
+            window.layers.clear();
+        }
+        window
+    }
+
+    /// This window with what a saved one held: `blocks` (1, B, p²·C) and `layers` (1, H, P, d).
+    ///
+    /// # Errors
+    /// [`Error::Window`] for tensors that no window of these weights holds.
+    pub(crate) fn holding(
+        self,
+        model: &Acdit,
+        next: u64,
+        blocks: VecDeque<Tensor>,
+        layers: Vec<(Tensor, Tensor)>,
+    ) -> Result<Self, Error> {
+        let config = model.config();
+        let (count, tokens) = (blocks.len(), config.block_tokens());
+        let cached = [1, config.num_attention_heads, count as i64 * tokens, config.head_dim()];
+        let fits = count <= self.capacity
+            && count as u64 <= next
+            && blocks.iter().all(|block| block.size() == [1, tokens, config.token_width()])
+            && layers.iter().all(|(keys, values)| keys.size() == cached && values.size() == cached)
+            && (layers.is_empty() || layers.len() as i64 == config.num_layers);
+        if !fits {
+            return Err(Error::Window(format!("{count} blocks that do not fit these weights")));
+        }
+        Ok(Self { next: next as i64, blocks, layers, ..self })
     }
 
     /// The window after the clean block `tokens` (1, B, p²·C).
@@ -134,35 +178,91 @@ impl Window {
     /// # Errors
     /// [`Error::Model`].
     pub fn appended(&self, model: &Acdit, tokens: &Tensor) -> Result<Self, Error> {
-        let mut blocks: VecDeque<Tensor> = self.blocks.iter().map(Tensor::shallow_clone).collect();
-        blocks.push_back(tokens.shallow_clone());
-        let slides = blocks.len() > self.capacity;
-        if slides {
-            blocks.pop_front();
-        }
-        let layers = match self.mode {
-            WindowMode::Recompute if slides => {
-                let all: Vec<Tensor> = blocks.iter().map(Tensor::shallow_clone).collect();
-                encode(model, &Tensor::stack(&all, 1), 0, &[])?
+        let mut windows = Self::all_appended(&[self], model, tokens)?;
+        Ok(windows.remove(0))
+    }
+
+    /// As [`Self::appended`], of N windows as one batch: the clean blocks are `tokens` (N, B, p²·C). The windows have one
+    /// mode and capacity and hold equally many blocks.
+    ///
+    /// # Errors
+    /// [`Error::Model`].
+    pub(crate) fn all_appended(
+        windows: &[&Self],
+        model: &Acdit,
+        tokens: &Tensor,
+    ) -> Result<Vec<Self>, Error> {
+        let first = windows[0];
+        let slides = first.blocks.len() == first.capacity;
+        let rows = windows.iter().zip(0..).map(|(window, row)| {
+            let mut blocks: VecDeque<Tensor> = window.blocks.iter().map(Tensor::shallow_clone).collect();
+            blocks.push_back(own_row(tokens, row));
+            if slides {
+                blocks.pop_front();
             }
-            _ => encode(model, &tokens.unsqueeze(1), self.position(), &self.layers)?,
+            blocks
+        });
+        let rows: Vec<VecDeque<Tensor>> = rows.collect();
+        let layers = if first.mode == WindowMode::Recompute && slides {
+            let clips: Vec<Tensor> =
+                rows.iter().map(|blocks| Tensor::stack(&blocks.iter().collect::<Vec<_>>(), 1)).collect();
+            let rope = model.rope().table(0, first.capacity as i64, model.device())?;
+            encode(model, &Tensor::cat(&clips, 0), &rope, Vec::new())?
+        } else {
+            encode(model, &tokens.unsqueeze(1), &positions(windows, model)?, stack(windows))?
         };
-        let kept = blocks.len() as i64 * model.config().block_tokens();
-        let layers =
-            layers.into_iter().map(|(keys, values)| (newest(keys, kept), newest(values, kept))).collect();
-        Ok(Self { blocks, layers, next: self.next + 1, ..*self })
+        let kept = rows[0].len() as i64 * model.config().block_tokens();
+        let next = windows.iter().zip(rows).zip(0..).map(|((window, blocks), row)| {
+            let own = |cached: &Tensor| own_row(&newest(cached, kept), row);
+            let layers = layers.iter().map(|(keys, values)| (own(keys), own(values))).collect();
+            Self { blocks, layers, next: window.next + 1, ..**window }
+        });
+        Ok(next.collect())
     }
 }
 
-/// Keys and values of `past` and of clean blocks (1, T, B, p²·C) behind it.
+/// The table of the next block of each window; they always have a row each, so that what a row goes through does not
+/// depend on whether its neighbours stand where it stands.
+pub(crate) fn positions(windows: &[&Window], model: &Acdit) -> Result<RopeTable, Error> {
+    let table = |window: &&Window| model.rope().table(window.position(), 1, model.device());
+    match windows {
+        [alone] => Ok(table(alone)?),
+        many => {
+            let tables: Vec<RopeTable> = many.iter().map(table).collect::<Result<_, _>>()?;
+            Ok(RopeTable::stacked(&tables))
+        }
+    }
+}
+
+/// Keys and values per layer, (N, H, P, d) each, of N windows.
+fn stack(windows: &[&Window]) -> Vec<(Tensor, Tensor)> {
+    match windows {
+        [alone] => share(&alone.layers),
+        many => (0..many[0].layers.len())
+            .map(|layer| {
+                let part = |part: fn(&(Tensor, Tensor)) -> &Tensor| {
+                    Tensor::cat(&many.iter().map(|w| part(&w.layers[layer])).collect::<Vec<_>>(), 0)
+                };
+                (part(|(keys, _)| keys), part(|(_, values)| values))
+            })
+            .collect(),
+    }
+}
+
+/// Row `row` of a batch (N, …) as (1, …), in memory of its own: a session must not keep its neighbours' alive.
+fn own_row(batch: &Tensor, row: i64) -> Tensor {
+    if batch.size()[0] == 1 { batch.shallow_clone() } else { batch.narrow(0, row, 1).copy() }
+}
+
+/// Keys and values of `past` and of clean blocks (N, T, B, p²·C) behind it.
 fn encode(
     model: &Acdit,
     clean: &Tensor,
-    first: i64,
-    past: &[(Tensor, Tensor)],
+    rope: &RopeTable,
+    past: Vec<(Tensor, Tensor)>,
 ) -> Result<Vec<(Tensor, Tensor)>, Error> {
-    let mut store = Appender { layers: share(past) };
-    model.encode_clean(clean, first, &mut store)?;
+    let mut store = Appender { layers: past };
+    model.encode_clean_at(clean, rope, &mut store)?;
     Ok(store.layers)
 }
 
@@ -170,10 +270,13 @@ fn share(layers: &[(Tensor, Tensor)]) -> Vec<(Tensor, Tensor)> {
     layers.iter().map(|(keys, values)| (keys.shallow_clone(), values.shallow_clone())).collect()
 }
 
-/// The last `tokens` of (1, H, P, d), in memory of their own so that evicted ones are freed.
-fn newest(cached: Tensor, tokens: i64) -> Tensor {
+/// The last `tokens` of (N, H, P, d), in memory of their own so that evicted ones are freed.
+fn newest(cached: &Tensor, tokens: i64) -> Tensor {
     let length = cached.size()[2];
-    if length == tokens { cached } else { cached.narrow(2, length - tokens, tokens).contiguous() }
+    match length == tokens {
+        true => cached.shallow_clone(),
+        false => cached.narrow(2, length - tokens, tokens).contiguous(),
+    }
 }
 
 /// Collects what a clean pass produces behind what was there.
@@ -199,18 +302,26 @@ impl KvStore for Appender {
     }
 }
 
-/// Read-only [`KvStore`] over a [`Window`]: one cache for all branches of a batch.
+/// Read-only [`KvStore`] over one or more [`Window`]s: one cache for all guidance branches of a batch.
 #[derive(Debug)]
-pub struct Reader<'a> {
-    layers: &'a [(Tensor, Tensor)],
+pub struct Reader {
+    /// (N, H, P, d) each.
+    layers: Vec<(Tensor, Tensor)>,
 }
 
-impl KvStore for Reader<'_> {
+impl KvStore for Reader {
+    /// The new keys and values are of all rows' first branch, then of all rows' second: (branches · N, H, L, d).
     fn extend(&mut self, layer: usize, keys: Tensor, values: Tensor) -> (Tensor, Tensor) {
         let Some((past_keys, past_values)) = self.layers.get(layer) else { return (keys, values) };
         let behind = |past: &Tensor, new: Tensor| {
-            let (branches, past_size) = (new.size()[0], past.size());
-            Tensor::cat(&[past.expand([branches, past_size[1], past_size[2], past_size[3]], false), new], 2)
+            let (rows, branches) = (past.size()[0], new.size()[0] / past.size()[0]);
+            if rows == 1 {
+                let past = past.expand([&[branches], &past.size()[1..]].concat(), false);
+                return Tensor::cat(&[past, new], 2);
+            }
+            let past = past.unsqueeze(0).expand([&[branches], &past.size()[..]].concat(), false);
+            let new = new.unflatten(0, [branches, rows]);
+            Tensor::cat(&[past, new], 3).flatten(0, 1)
         };
         (behind(past_keys, keys), behind(past_values, values))
     }

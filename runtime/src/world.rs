@@ -155,6 +155,12 @@ impl World {
         Ok(Self::new(model, schedule, WorldMeta::unnamed(config)))
     }
 
+    /// The clip (frames, C, h, w) that a stream of `seed` begins with, if the world has any.
+    pub fn prompt(&self, seed: u64) -> Option<Tensor> {
+        let prompts = self.prompts.as_ref()?;
+        Some(prompts.get((seed % prompts.size()[0] as u64) as i64))
+    }
+
     /// The window this world streams with unless told otherwise: the trained one for windowed-mask weights, else one
     /// block less than a training clip, rebuilt at every slide.
     pub fn default_window(&self) -> (usize, WindowMode) {

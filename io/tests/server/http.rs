@@ -2,10 +2,13 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use acdit_io::{Control, Error, Hub, Refusal, ServerConfig, WorldInfo, WorldSource, serve};
+use acdit_io::{
+    Control, Error, Hub, MAIN, Refusal, ServerConfig, Session, Sessions, Wanted, WorldInfo, WorldSource,
+    serve, serve_sessions,
+};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
 
@@ -51,6 +54,40 @@ async fn exchange(address: SocketAddr, request: &[u8], half_close: bool) -> Answ
 async fn get(served: &Served, path: &str) -> Answer {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", served.address);
     exchange(served.address, request.as_bytes(), false).await
+}
+
+async fn send(served: &Served, method: &str, path: &str, body: &str) -> Answer {
+    let (host, length) = (served.address, body.len());
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    exchange(served.address, request.as_bytes(), false).await
+}
+
+#[tokio::test]
+async fn a_world_with_one_session_shows_it_and_makes_no_other() {
+    let served = Served::start(ServerConfig::default()).await;
+    let listed = get(&served, "/api/sessions").await.json();
+    assert_eq!((listed[0]["session"].as_str(), listed.as_array().unwrap().len()), (Some("main"), 1));
+    assert_eq!(get(&served, "/api/sessions/main").await.json(), listed[0]);
+    for (method, path, body, status, code) in [
+        ("POST", "/api/sessions", "{}", 409, "unsupported"),
+        ("POST", "/api/sessions", "{\"seed\": -1}", 400, "bad_fields"),
+        ("POST", "/api/sessions", "{\"label\": \"sideways\"}", 400, "bad_fields"),
+        ("DELETE", "/api/sessions/main", "", 409, "main_session"),
+        ("DELETE", "/api/sessions/other", "", 404, "no_session"),
+        ("GET", "/api/sessions/other/log", "", 404, "no_session"),
+        ("GET", "/api/sessions/main/log", "", 409, "unsupported"),
+        ("POST", "/api/sessions/main/snapshot", "", 409, "unsupported"),
+    ] {
+        let answer = send(&served, method, path, body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {path} {body}");
+    }
+    let stranger = format!(
+        "DELETE /api/sessions/main HTTP/1.1\r\nHost: {}\r\nOrigin: http://example.org\r\nConnection: close\r\n\r\n",
+        served.address
+    );
+    assert_eq!(exchange(served.address, stranger.as_bytes(), false).await.code(), "origin_not_allowed");
 }
 
 fn upload_head(served: &Served, headers: &str) -> Vec<u8> {
@@ -248,4 +285,95 @@ async fn addresses_that_others_can_reach_are_refused() {
     let hub = Hub::new(Duration::from_secs(1));
     let refused = serve(listener, Arc::new(Idle), hub, ServerConfig::default(), std::future::pending()).await;
     assert!(matches!(refused, Err(Error::NotLoopback(_))));
+}
+
+/// Makes sessions that do nothing.
+struct Maker;
+
+impl Sessions for Maker {
+    fn open(&self, _id: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
+        match wanted.steps {
+            Some(0) => Err(Refusal::new("bad_input", "no steps")),
+            _ => Ok((Arc::new(Idle), Hub::new(Duration::from_secs(1)))),
+        }
+    }
+
+    fn ended(&self, _id: &str) {}
+}
+
+/// Reads an answer of many lines as it comes.
+struct Waiting(BufReader<TcpStream>);
+
+impl Waiting {
+    async fn begin(address: SocketAddr) -> Self {
+        let body = r#"{"wait": true}"#;
+        let length = body.len();
+        let request = format!(
+            "POST /api/sessions HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The next JSON object, whatever of HTTP is around it.
+    async fn next(&mut self) -> Value {
+        loop {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).await.unwrap() > 0, "the line goes on");
+            if line.starts_with('{') {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_fit_waits_and_is_told_its_place() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hub = Hub::new(Duration::from_secs(1));
+    let main =
+        Session { id: MAIN.to_owned(), source: Arc::new(Idle), hub, private: false, unattended: false };
+    let config = ServerConfig { max_sessions: 1, ..ServerConfig::default() };
+    tokio::spawn(serve_sessions(
+        listener,
+        main,
+        Vec::new(),
+        Some(Arc::new(Maker)),
+        config,
+        std::future::pending(),
+    ));
+    let ask = async |method: &str, path: &str, body: &str| {
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        exchange(address, format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes(), false).await
+    };
+    assert_eq!(ask("POST", "/api/sessions", r#"{"steps": 0}"#).await.status, 422);
+    let begun = ask("POST", "/api/sessions", r#"{"wait": true}"#).await;
+    assert_eq!(begun.status, 201, "the place of the refused one is free again");
+    let full = ask("POST", "/api/sessions", "").await;
+    assert_eq!((full.status, full.code().as_str()), (429, "full"));
+
+    let place = |line: Value| line["place"].as_u64();
+    let mut first = Waiting::begin(address).await;
+    assert_eq!(place(first.next().await), Some(1));
+    let mut second = Waiting::begin(address).await;
+    assert_eq!(place(second.next().await), Some(2));
+    let mut third = Waiting::begin(address).await;
+    assert_eq!(place(third.next().await), Some(3));
+    drop(second);
+    assert_eq!(place(third.next().await), Some(2), "one before it left");
+
+    let end = async |session: &Value| {
+        let path = format!("/api/sessions/{}", session["session"].as_str().unwrap());
+        assert_eq!(ask("DELETE", &path, "").await.status, 204);
+    };
+    end(&begun.json()).await;
+    let session = first.next().await;
+    assert_eq!(place(third.next().await), Some(1));
+    end(&session).await;
+    let last = third.next().await;
+    assert!(last["session"].is_string() && last["session"] != session["session"]);
+    assert_eq!(ask("GET", "/api/sessions", "").await.json().as_array().unwrap().len(), 2);
 }

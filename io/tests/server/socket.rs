@@ -69,7 +69,7 @@ async fn a_control_is_received_and_then_applied_at_a_block_or_refused() {
     let (control, reply) = served.control().await;
     assert_eq!(control, Control::Label { index: 2 });
     reply.applied(412);
-    assert_eq!(next_message(&mut client).await, ServerMessage::Applied { id, block: 412 });
+    assert_eq!(next_message(&mut client).await, ServerMessage::Applied { id, block: 412, session: None });
 
     let id = client.request(Request::Step).await.unwrap();
     assert_eq!(next_message(&mut client).await, ServerMessage::Received { id });

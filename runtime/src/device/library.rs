@@ -9,7 +9,7 @@ use libloading::os::unix::{Library as Handle, RTLD_GLOBAL, RTLD_LAZY, RTLD_NOW};
 use super::Library;
 
 /// The PyTorch release that tch is bound to; another one's CUDA library has another ABI.
-const PYTORCH: &str = "2.11.0";
+pub(super) const PYTORCH: &str = "2.11.0";
 
 /// Loads the CUDA half of PyTorch and returns its file, or says what is missing.
 pub(super) fn load() -> Result<PathBuf, String> {

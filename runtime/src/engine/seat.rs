@@ -7,11 +7,12 @@ use std::time::Duration;
 use acdit_codec::Frame;
 use tch::Tensor;
 
-use super::{EncodeFrames, Stepped, StreamId};
+use super::{EncodeFrames, StreamId};
+use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Content, Demand, Job, Place, Route};
 use crate::{
-    Block, Control, Error, Outcome, Pace, Producer, Refusal, Result, Session, Settings, State, StepInput,
-    Timings, World,
+    Beginning, Block, Control, Error, Outcome, Pace, Producer, Refusal, Result, Session, Settings, State,
+    StepInput, Timeline, Timings, World,
 };
 
 /// Steps of a stream that may fail one after the other; then it is paused.
@@ -26,6 +27,7 @@ type Pictured = VecDeque<(Block, Vec<Frame>)>;
 /// What a stream begins with.
 pub(crate) struct Opening {
     pub(crate) route: Route,
+    pub(crate) beginning: Beginning,
     pub(crate) settings: Settings,
     pub(crate) label: i64,
     /// How long a block plays; zero for as fast as possible.
@@ -36,7 +38,7 @@ pub(crate) struct Opening {
 
 pub(crate) struct Seat {
     route: Route,
-    session: Session,
+    timeline: Timeline,
     pace: Pace,
     demand: Arc<Demand>,
     /// Single steps owed while paused.
@@ -55,10 +57,14 @@ pub(crate) struct Seat {
 
 impl Seat {
     pub(super) fn open(world: &World, opening: Opening, now: Duration) -> Result<Self> {
-        let Opening { route, settings, label, block, demand, states } = opening;
-        check_label(world, label)?;
+        let Opening { route, beginning, settings, label, block, demand, states } = opening;
+        let timeline = match beginning {
+            Beginning::New => Timeline::prompted(world, settings, label)?,
+            Beginning::Fork { of, block } => of.fork(world, block)?,
+            Beginning::Saved(folder) => Timeline::restore(world, &folder)?,
+        };
         let mut seat = Self {
-            session: Session::prompted(world, settings)?,
+            timeline,
             pace: Pace::new(block),
             demand,
             steps: 0,
@@ -67,7 +73,7 @@ impl Seat {
             in_flight: 0,
             failures_in_a_row: 0,
             next_frame: 0,
-            state: State { label, seed: settings.seed, ..State::default() },
+            state: State::default(),
             states,
             route,
         };
@@ -103,15 +109,22 @@ impl Seat {
     /// The session and what goes into its next block.
     pub(super) fn input(&mut self) -> (&mut Session, StepInput) {
         let inject = self.inject.as_ref().map(Tensor::shallow_clone);
-        (&mut self.session, StepInput { label: self.state.label, inject })
+        let label = self.timeline.label();
+        (self.timeline.session_mut(), StepInput { label, inject })
+    }
+
+    /// The session with its past as it is now.
+    pub(super) fn timeline(&self) -> Timeline {
+        self.timeline.clone()
     }
 
     /// Takes the outcome of a step; a block goes on as a job.
     pub(super) fn scatter(&mut self, stepped: Stepped, now: Duration) -> Option<Job> {
         // Injected frames are for one block, and frames that cannot be sampled with would fail every time.
-        self.inject = None;
+        let inject = self.inject.take();
         let job = match stepped {
             Ok((block, timings)) => {
+                self.timeline.took(inject, &block);
                 self.failures_in_a_row = 0;
                 if self.steps > 0 {
                     self.steps -= 1;
@@ -170,20 +183,28 @@ impl Seat {
     ) -> Outcome {
         let block = match control {
             Control::Label(label) => {
-                check_label(world, label)?;
-                self.state.label = label;
-                self.session.index()
+                self.timeline.set_label(world, label)?;
+                self.timeline.index()
+            }
+            Control::Seed(seed) => {
+                self.timeline.set_seed(seed);
+                self.timeline.index()
+            }
+            Control::Rewind { block } => {
+                self.timeline.rewind(world, block)?;
+                self.begin(VecDeque::new());
+                block
             }
             Control::Pause => {
                 self.state.paused = true;
                 self.steps = 0;
-                self.session.index()
+                self.timeline.index()
             }
             Control::Resume => {
                 self.state.paused = false;
                 self.steps = 0;
                 self.failures_in_a_row = 0;
-                self.session.index()
+                self.timeline.index()
             }
             Control::Step => {
                 if self.steps == MAX_STEPS {
@@ -191,17 +212,17 @@ impl Seat {
                 }
                 self.state.paused = true;
                 self.steps += 1;
-                self.session.index() + u64::from(self.steps) - 1
+                self.timeline.index() + u64::from(self.steps) - 1
             }
             Control::Restart { seed } => {
                 let seed = seed.unwrap_or(self.state.seed.wrapping_add(1));
-                let session = Session::prompted(world, Settings { seed, ..*self.session.settings() })?;
-                self.begin(session, VecDeque::new());
-                self.session.index()
+                self.timeline.restart(world, seed)?;
+                self.begin(VecDeque::new());
+                self.timeline.index()
             }
             Control::Continue { frames } => {
-                let (session, opening) = self.continued(world, encode_frames, frames)?;
-                self.begin(session, opening);
+                let opening = self.continued(world, encode_frames, frames)?;
+                self.begin(opening);
                 0
             }
             Control::Inject { frames } => {
@@ -210,11 +231,11 @@ impl Seat {
                     return Err(Error::Input(format!("{} frames for a block of {most}", frames.len())).into());
                 }
                 self.inject = Some(encode_frames(&frames)?);
-                self.session.index()
+                self.timeline.index()
             }
             Control::Sampling(sampling) => {
-                self.session.set_sampling(world, sampling)?;
-                self.session.index()
+                self.timeline.set_sampling(world, sampling)?;
+                self.timeline.index()
             }
         };
         self.run_or_rest(now);
@@ -222,14 +243,14 @@ impl Seat {
         Ok(block)
     }
 
-    /// A session that has seen the last blocks of a clip, and those blocks with the clip's own pixels.
+    /// Lets the session begin anew with the last blocks of a clip; returns them with the clip's own pixels.
     fn continued(
-        &self,
+        &mut self,
         world: &World,
         encode_frames: &mut EncodeFrames,
         mut frames: Vec<Frame>,
-    ) -> Result<(Session, Pictured)> {
-        let settings = *self.session.settings();
+    ) -> Result<Pictured> {
+        let settings = *self.timeline.session().settings();
         let per_block = world.model.config().frames_per_block as usize;
         let whole = (frames.len() / per_block).min(settings.window);
         if whole == 0 {
@@ -237,18 +258,15 @@ impl Seat {
             return Err(Error::Input(format!("a clip of {got} frames: at least {per_block} are needed")));
         }
         let frames = frames.split_off(frames.len() - whole * per_block);
-        let mut session = Session::new(world, settings)?;
-        let blocks = session.prime(world, &encode_frames(&frames)?, self.state.label)?;
+        let blocks = self.timeline.restart_from(world, &encode_frames(&frames)?)?;
         let pictures = frames.chunks(per_block).map(<[Frame]>::to_vec);
-        Ok((session, blocks.into_iter().zip(pictures).collect()))
+        Ok(blocks.into_iter().zip(pictures).collect())
     }
 
     /// Opens a new generation. What is still in the pipeline is of the old one and will be dropped.
-    fn begin(&mut self, session: Session, opening: Pictured) {
+    fn begin(&mut self, opening: Pictured) {
         self.state.generation += 1;
         self.route.live.set(self.state.generation);
-        self.state.seed = session.settings().seed;
-        self.session = session;
         self.opening = opening;
         self.inject = None;
         self.steps = 0;
@@ -279,16 +297,11 @@ impl Seat {
     }
 
     fn announce(&mut self) {
-        self.state.block = self.session.index();
+        let seed = self.timeline.session().settings().seed;
+        (self.state.block, self.state.label, self.state.seed) =
+            (self.timeline.index(), self.timeline.label(), seed);
+        self.state.reach = self.timeline.reach();
         // Nobody may be reading, which is no reason to stop.
         let _ = self.states.push(self.state.clone());
     }
-}
-
-fn check_label(world: &World, label: i64) -> Result<()> {
-    let labels = world.model.config().num_classes;
-    if (0..=labels).contains(&label) {
-        return Ok(());
-    }
-    Err(Error::Input(format!("label {label}: expected 0 to {}", labels - 1)))
 }

@@ -58,8 +58,12 @@ fn read(frames: &[Frame]) -> Result<Tensor> {
     Ok(Tensor::from_slice(&shades).view([-1, 1, 1, 1]).expand(shape, false).contiguous())
 }
 
+fn step(world: &World, sessions: &mut [(&mut Session, StepInput)]) -> Vec<batch::Stepped> {
+    step_batch(world, sessions, MAX_BATCH)
+}
+
 fn stages() -> Stages {
-    Stages { step_batch: Box::new(engine::step_batch), encode_frames: Box::new(read), decode: Box::new(show) }
+    Stages { step_batch: Box::new(step), encode_frames: Box::new(read), decode: Box::new(show) }
 }
 
 /// The payload is the frame itself.
@@ -82,7 +86,7 @@ fn config(engine: &Engine, seed: u64) -> StreamConfig {
 }
 
 fn open(engine: &Engine, seed: u64) -> Stream {
-    engine.open_with(&config(engine, seed), None, plain()).unwrap()
+    engine.open_with(&config(engine, seed), Beginning::New, None, plain()).unwrap()
 }
 
 fn take(stream: &Stream, count: u64) -> Vec<Packet> {
@@ -111,12 +115,17 @@ fn steps(stream: &Stream, count: u64) -> Vec<Packet> {
 
 /// What a session alone makes with these labels, as frames.
 fn alone(seed: u64, labels: &[i64]) -> Vec<Vec<u8>> {
+    alone_in(&vec![Row::ALONE; labels.len()], seed, labels)
+}
+
+/// As [`alone`], each block as if computed in a row of a batch.
+fn alone_in(rows: &[Row], seed: u64, labels: &[i64]) -> Vec<Vec<u8>> {
     let world = world();
     let sampling = Sampling { steps: 2, ..world.meta.sampling };
     let mut session = Session::new(&world, Settings { sampling, ..Settings::of(&world, seed) }).unwrap();
     let mut frames = Vec::new();
-    for &label in labels {
-        let block = session.step(&world, &StepInput { label, inject: None }).unwrap();
+    for (&label, &row) in labels.iter().zip(rows) {
+        let block = session.step_at(&world, &StepInput { label, inject: None }, row).unwrap();
         frames.extend(show(&block.latents).unwrap().into_iter().map(Frame::into_rgb));
     }
     frames
@@ -164,7 +173,17 @@ fn a_replay_of_seed_and_events_is_bit_equal() {
 
 #[test]
 fn a_stream_beside_others_is_the_stream_alone() {
-    let engine = start(stages());
+    let rows = Arc::new(Mutex::new(vec![Vec::new(); 3]));
+    let seen = rows.clone();
+    let step_batch: StepBatch = Box::new(move |world, sessions| {
+        let seeds: Vec<u64> = sessions.iter().map(|(session, _)| session.settings().seed).collect();
+        let stepped = step(world, sessions);
+        for (seed, stepped) in seeds.into_iter().zip(&stepped) {
+            seen.lock().unwrap()[seed as usize].push(stepped.as_ref().unwrap().0.row);
+        }
+        stepped
+    });
+    let engine = start(Stages { step_batch, ..stages() });
     let streams: Vec<Stream> = (0..3).map(|seed| open(&engine, seed)).collect();
     for stream in &streams {
         stream.handle.viewers(1, 0);
@@ -172,13 +191,11 @@ fn a_stream_beside_others_is_the_stream_alone() {
     for (stream, seed) in streams.iter().zip(0..) {
         let packets: Vec<Packet> = take(stream, 8);
         let last = packets.last().unwrap().block as usize;
-        let expected = alone(seed, &vec![0; last + 1]);
+        let rows = rows.lock().unwrap()[seed as usize][..=last].to_vec();
+        let expected = alone_in(&rows, seed, &vec![0; last + 1]);
         for packet in packets {
-            assert_eq!(
-                packet.payload, expected[packet.frame as usize],
-                "seed {seed}, frame {}",
-                packet.frame
-            );
+            let (expected, frame) = (&expected[packet.frame as usize], packet.frame);
+            assert_eq!(packet.payload, *expected, "seed {seed}, frame {frame}");
         }
     }
 }
@@ -207,8 +224,9 @@ fn the_playback_clock_holds_generation_back() {
     let config = config(&engine, 0);
     // A block plays for an hour, so the second is due in the best part of one.
     let encoder = EncoderSettings { frames_per_second: 2.0 / 3600.0, ..config.encoder };
-    let stream =
-        engine.open_with(&StreamConfig { max_speed: false, encoder, ..config }, None, plain()).unwrap();
+    let stream = engine
+        .open_with(&StreamConfig { max_speed: false, encoder, ..config }, Beginning::New, None, plain())
+        .unwrap();
     stream.handle.viewers(1, 0);
     take(&stream, 2);
     let index = || stream.handle.apply(Control::Label(1)).unwrap();
@@ -363,7 +381,7 @@ fn a_failed_step_changes_nothing_and_the_stream_goes_on() {
     let calls = AtomicUsize::new(0);
     let step_batch: StepBatch = Box::new(move |world, batch| match calls.fetch_add(1, Ordering::Relaxed) {
         2 => batch.iter().map(|_| Err(Error::Diverged { block: 2 })).collect(),
-        _ => engine::step_batch(world, batch),
+        _ => step(world, batch),
     });
     let engine = start(Stages { step_batch, ..stages() });
     let stream = open(&engine, 6);
@@ -382,7 +400,7 @@ fn steps_that_keep_failing_pause_the_stream() {
     let switch = broken.clone();
     let step_batch: StepBatch = Box::new(move |world, batch| match switch.load(Ordering::Relaxed) {
         true => batch.iter().map(|_| Err(Error::Diverged { block: 0 })).collect(),
-        false => engine::step_batch(world, batch),
+        false => step(world, batch),
     });
     let engine = start(Stages { step_batch, ..stages() });
     let stream = open(&engine, 6);
@@ -425,7 +443,7 @@ fn an_encoder_that_fails_is_opened_anew() {
         }) as EncodeH264)
     });
     let engine = start(stages());
-    let stream = engine.open_with(&config(&engine, 6), None, Some(open)).unwrap();
+    let stream = engine.open_with(&config(&engine, 6), Beginning::New, None, Some(open)).unwrap();
     stream.handle.viewers(1, 0);
     let packets = take(&stream, 3);
     assert_eq!(
@@ -440,7 +458,7 @@ fn an_encoder_that_fails_is_opened_anew() {
 fn an_encoder_that_does_not_open_refuses_the_stream() {
     let engine = start(stages());
     let open: OpenH264 = Box::new(|| Err(Error::Input("no encoder".to_owned())));
-    let error = engine.open_with(&config(&engine, 0), None, Some(open)).err().unwrap();
+    let error = engine.open_with(&config(&engine, 0), Beginning::New, None, Some(open)).err().unwrap();
     assert_eq!(error.to_string(), "no encoder");
     open_and_show(&engine);
 }
@@ -455,7 +473,7 @@ fn open_and_show(engine: &Engine) {
 fn a_closed_stream_gives_its_place_back() {
     let engine = start(stages());
     let mut streams: Vec<Stream> = (0..crate::MAX_STREAMS as u64).map(|seed| open(&engine, seed)).collect();
-    let full = engine.open_with(&config(&engine, 0), None, plain()).err().unwrap();
+    let full = engine.open_with(&config(&engine, 0), Beginning::New, None, plain()).err().unwrap();
     assert_eq!(full.to_string(), "all 16 streams are taken");
     let Stream { handle, packets, .. } = streams.remove(0);
     drop(handle);
@@ -474,7 +492,7 @@ fn the_threads_are_joined_when_the_last_handle_goes() {
     let held = alive.clone();
     let step_batch: StepBatch = Box::new(move |world, batch| {
         let _held = &held;
-        engine::step_batch(world, batch)
+        step(world, batch)
     });
     let engine = start(Stages { decode, step_batch, ..stages() });
     let stream = open(&engine, 0);
@@ -495,7 +513,48 @@ fn worlds_that_cannot_stream_are_refused() {
     let good = config(&engine, 0);
     let bad =
         StreamConfig { encoder: EncoderSettings { frames_per_second: f64::NAN, ..good.encoder }, ..good };
-    assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
+    assert!(matches!(engine.open_with(&bad, Beginning::New, None, plain()), Err(Error::Input(_))));
     let bad = StreamConfig { label: 7, ..config(&engine, 0) };
-    assert!(matches!(engine.open_with(&bad, None, plain()), Err(Error::Input(_))));
+    assert!(matches!(engine.open_with(&bad, Beginning::New, None, plain()), Err(Error::Input(_))));
+}
+
+#[test]
+fn a_rewind_shows_the_same_blocks_again_and_a_fork_its_own() {
+    let engine = start(stages());
+    let stream = open(&engine, 11);
+    stream.handle.viewers(1, 0);
+    stream.handle.apply(Control::Pause).unwrap();
+    take(&stream, stream.handle.apply(Control::Label(0)).unwrap() * FRAMES_PER_BLOCK);
+    stream.handle.apply(Control::Restart { seed: Some(11) }).unwrap();
+    steps(&stream, 5);
+    assert_eq!(stream.handle.apply(Control::Rewind { block: 2 }), Ok(2));
+    let packets = steps(&stream, 2);
+    assert_eq!(
+        packets.iter().map(|p| (p.generation, p.block)).collect::<Vec<_>>(),
+        [(2, 2), (2, 2), (2, 3), (2, 3)]
+    );
+    assert!(packets[0].keyframe);
+    assert_eq!(payloads(&packets), alone(11, &[0; 4])[4..]);
+    let refused = stream.handle.apply(Control::Rewind { block: 9 }).unwrap_err();
+    assert_eq!(
+        (refused.code, refused.message.as_str()),
+        ("bad_input", "block 9: 0 to 4 can be gone back to")
+    );
+
+    let of = Box::new(stream.handle.timeline().unwrap());
+    let log = crate::write_log(of.log());
+    assert_eq!(log.matches(r#""type":"rewind""#).count(), 1);
+    let beginning = Beginning::Fork { of, block: 3 };
+    let fork = engine.open_with(&config(&engine, 0), beginning, None, plain()).unwrap();
+    fork.handle.viewers(1, 0);
+    fork.handle.apply(Control::Pause).unwrap();
+    fork.handle.apply(Control::Rewind { block: 3 }).unwrap();
+    assert_eq!(fork.handle.apply(Control::Seed(5)), Ok(3));
+    fork.handle.apply(Control::Step).unwrap();
+    let other: Packet = std::iter::repeat_with(|| fork.packets.recv().unwrap().item)
+        .find(|packet| packet.generation == 1)
+        .unwrap();
+    assert_eq!(other.block, 3);
+    assert_ne!(other.payload, packets[2].payload, "another seed");
+    assert_eq!(stream.handle.apply(Control::Label(0)), Ok(4), "the parent stands where it stood");
 }

@@ -1,0 +1,284 @@
+//! The sessions of `serve`: one engine, a stream for each, and a folder for each where `--state` names one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use acdit_io::{Hub, MAIN, Refusal, Session, Sessions, WorldInfo, WorldSource};
+use acdit_runtime::{Beginning, Control, Engine, Stream, StreamConfig};
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::source::{StreamSource, announce, announce_next, publish};
+use crate::uploads::Uploads;
+
+/// How often what is new in logs is written: what a crash costs at most.
+const LOG_EVERY: Duration = Duration::from_millis(250);
+
+/// Logs are written so often before sessions are saved whole: the blocks since are computed again at a restart.
+const LOGS_PER_SAVE: u32 = 20;
+
+/// Beside each snapshot: how its session is served, and with which weights it was made.
+const SERVED: &str = "served.json";
+
+/// Makes streams on one engine.
+pub(crate) struct House {
+    pub(crate) engine: Engine,
+    /// What a session runs with unless it asks for something else.
+    pub(crate) config: StreamConfig,
+    pub(crate) info: WorldInfo,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) state: Option<State>,
+    pub(crate) live: Mutex<BTreeMap<String, Weak<StreamSource>>>,
+}
+
+/// Where sessions are kept over restarts.
+pub(crate) struct State {
+    pub(crate) folder: PathBuf,
+    /// Fingerprint of the weights: sessions of others cannot go on.
+    pub(crate) weights: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Served {
+    private: bool,
+    unattended: bool,
+    weights: String,
+}
+
+impl State {
+    /// Reads the weights once over.
+    pub(crate) fn new(folder: PathBuf, weights: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&folder).with_context(|| format!("--state {}", folder.display()))?;
+        let file = weights.join("transformer/diffusion_pytorch_model.safetensors");
+        let mut hasher = blake3::Hasher::new();
+        let read = std::fs::File::open(&file).and_then(|file| hasher.update_reader(file).map(|_| ()));
+        read.with_context(|| file.display().to_string())?;
+        Ok(Self { folder, weights: hasher.finalize().to_hex().to_string() })
+    }
+}
+
+impl House {
+    /// The main session and all others that were saved; the main one is made if there is none.
+    pub(crate) fn furnish(&self) -> anyhow::Result<(Session, Vec<Session>)> {
+        let mut others = Vec::new();
+        let mut main = None;
+        for id in self.saved_ids()? {
+            let session = self.restore(&id).with_context(|| format!("session {id}"))?;
+            match id == MAIN {
+                true => main = Some(session),
+                false => others.push(session),
+            }
+        }
+        let main = match main {
+            Some(main) => main,
+            None => {
+                let (source, hub) = self.begin(MAIN, &self.config, Beginning::New)?;
+                self.note(MAIN, false, false)?;
+                Session { id: MAIN.to_owned(), source, hub, private: false, unattended: false }
+            }
+        };
+        Ok((main, others))
+    }
+
+    fn saved_ids(&self) -> anyhow::Result<Vec<String>> {
+        let Some(State { folder, .. }) = &self.state else { return Ok(Vec::new()) };
+        let mut ids = Vec::new();
+        for entry in std::fs::read_dir(folder).with_context(|| format!("--state {}", folder.display()))? {
+            let path = entry?.path();
+            if path.join(SERVED).is_file() {
+                ids.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    fn restore(&self, id: &str) -> anyhow::Result<Session> {
+        let state = self.state.as_ref().context("no --state")?;
+        let folder = state.folder.join(id);
+        let path = folder.join(SERVED);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let Served { private, unattended, weights } =
+            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        if weights != state.weights {
+            bail!("{}: made with other weights", path.display());
+        }
+        let (source, hub) = self.begin(id, &self.config, Beginning::Saved(folder))?;
+        source.save_if_changed()?;
+        Ok(Session { id: id.to_owned(), source, hub, private, unattended })
+    }
+
+    /// Opens a stream and lets its packets and states go to a hub.
+    fn begin(
+        &self,
+        id: &str,
+        config: &StreamConfig,
+        beginning: Beginning,
+    ) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
+        let Stream { handle, packets, states } = self.engine.open_from(config, beginning)?;
+        let block = self.engine.frames_per_block() as f64 / self.engine.meta().fps;
+        let hub = Hub::new(Duration::from_secs_f64((2.0 * block).max(1.0)));
+        spawn("publish", {
+            let hub = hub.clone();
+            move || publish(&packets, &hub)
+        })?;
+        // An open stream has told its state; whoever connects first must not find the hub's empty one.
+        announce_next(&states, &hub);
+        spawn("announce", {
+            let hub = hub.clone();
+            move || announce(&states, &hub)
+        })?;
+        let info = WorldInfo { codec: handle.codec().unwrap_or_default().to_owned(), ..self.info.clone() };
+        let source = Arc::new(StreamSource {
+            handle: Arc::new(handle),
+            info,
+            uploads: self.uploads.clone(),
+            folder: self.state.as_ref().map(|state| state.folder.join(id)),
+            saved: Mutex::default(),
+        });
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.insert(id.to_owned(), Arc::downgrade(&source));
+        Ok((source, hub))
+    }
+
+    /// Writes down how a session is served, where there is a place for it, after its first snapshot.
+    fn note(&self, id: &str, private: bool, unattended: bool) -> anyhow::Result<()> {
+        let Some(State { folder, weights }) = &self.state else { return Ok(()) };
+        if let Some(source) = self.find(id) {
+            source.save_if_changed()?;
+        }
+        let path = folder.join(id).join(SERVED);
+        let served = Served { private, unattended, weights: weights.clone() };
+        std::fs::write(&path, serde_json::to_vec(&served)?).with_context(|| path.display().to_string())
+    }
+
+    fn find(&self, id: &str) -> Option<Arc<StreamSource>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.upgrade()
+    }
+
+    /// Saves what has changed.
+    pub(crate) fn save_all(&self) {
+        self.each(StreamSource::save_if_changed);
+    }
+
+    fn each(&self, save: impl Fn(&StreamSource) -> acdit_runtime::Result<()>) {
+        let sources: Vec<_> = self
+            .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        for source in sources {
+            if let Err(error) = save(&source) {
+                tracing::error!("a session is not saved: {error}");
+            }
+        }
+    }
+
+    fn make(&self, id: &str, wanted: &acdit_io::Wanted) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
+        let mut config = self.config.clone();
+        // The id is random, and a number of this size is the same in a browser.
+        let seed = u64::from_str_radix(id, 16).unwrap_or_default() >> 32;
+        config.settings.seed = wanted.seed.unwrap_or(seed);
+        let sampling = &mut config.settings.sampling;
+        sampling.steps = wanted.steps.map_or(sampling.steps, |steps| steps as usize);
+        sampling.guidance = wanted.guidance.unwrap_or(sampling.guidance);
+        config.label = wanted.label.map_or(config.label, i64::from);
+        let made = match &wanted.fork {
+            None => self.begin(id, &config, Beginning::New)?,
+            Some(fork) => self.fork(id, wanted, fork)?,
+        };
+        self.note(id, wanted.private, wanted.unattended)?;
+        Ok(made)
+    }
+
+    fn fork(
+        &self,
+        id: &str,
+        wanted: &acdit_io::Wanted,
+        fork: &acdit_io::Fork,
+    ) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
+        let unknown =
+            || acdit_runtime::Refusal { code: "no_session", message: "there is no such session".to_owned() };
+        let parent = self.find(&fork.session).ok_or_else(unknown)?;
+        let of = Box::new(parent.handle.timeline()?);
+        let mut sampling = of.session().settings().sampling;
+        let (source, hub) = self.begin(id, &self.config, Beginning::Fork { of, block: fork.block })?;
+        sampling.steps = wanted.steps.map_or(sampling.steps, |steps| steps as usize);
+        sampling.guidance = wanted.guidance.unwrap_or(sampling.guidance);
+        let changes = [
+            wanted.label.map(|label| Control::Label(label.into())),
+            wanted.seed.map(Control::Seed),
+            (wanted.steps.is_some() || wanted.guidance.is_some()).then_some(Control::Sampling(sampling)),
+        ];
+        for change in changes.into_iter().flatten() {
+            source.handle.apply(change)?;
+        }
+        Ok((source, hub))
+    }
+}
+
+impl Sessions for House {
+    fn open(&self, id: &str, wanted: &acdit_io::Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
+        match self.make(id, wanted) {
+            Ok((source, hub)) => Ok((source, hub)),
+            Err(error) => {
+                self.ended(id);
+                let refusal = match error.downcast::<acdit_runtime::Refusal>() {
+                    Ok(refusal) => refusal,
+                    Err(error) => match error.downcast::<acdit_runtime::Error>() {
+                        Ok(acdit_runtime::Error::Full { .. }) => acdit_runtime::Refusal {
+                            code: "full",
+                            message: "all sessions are taken: try again later".to_owned(),
+                        },
+                        Ok(error) => error.into(),
+                        Err(error) => {
+                            tracing::error!("a session could not be made: {error:#}");
+                            let message = "the world could not do that".to_owned();
+                            acdit_runtime::Refusal { code: "failed", message }
+                        }
+                    },
+                };
+                Err(Refusal::new(refusal.code, refusal.message))
+            }
+        }
+    }
+
+    fn ended(&self, id: &str) {
+        let source = self.live.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        // A save that is under way ends first, and none begins any more.
+        if let Some(source) = source.and_then(|source| source.upgrade()) {
+            source.forget();
+        }
+        if let Some(State { folder, .. }) = &self.state {
+            let folder = folder.join(id);
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::error!("{}: {error}", folder.display());
+            }
+        }
+    }
+}
+
+/// Saves now and then for as long as the process runs.
+pub(crate) fn keep_saving(house: Arc<House>) -> std::io::Result<()> {
+    spawn("save", move || {
+        loop {
+            for _ in 0..LOGS_PER_SAVE {
+                std::thread::sleep(LOG_EVERY);
+                house.each(StreamSource::save_log);
+            }
+            house.save_all();
+        }
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    Ok(())
+}

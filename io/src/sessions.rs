@@ -1,0 +1,303 @@
+//! The sessions that are served, and `/api/sessions`: begin one, look at it, fork it, end it.
+//!
+//! One session is there from the start and for ever, [`MAIN`]; others come and go. Making one may take a while, since it
+//! waits for the world, so it happens off the server's own threads.
+
+mod waiting_line;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use self::waiting_line::Line;
+use crate::{
+    guard::Rejection,
+    hub::Hub,
+    protocol,
+    server::{App, report_demand},
+    source::{Fork, Refusal, Session, Sessions, Wanted, WorldSource},
+};
+
+/// The session that `/ws` shows.
+pub const MAIN: &str = "main";
+
+/// A session that is being served.
+#[derive(Clone)]
+pub(crate) struct Room {
+    id: String,
+    pub(crate) source: Arc<dyn WorldSource>,
+    pub(crate) hub: Hub,
+    private: bool,
+    unattended: bool,
+    /// Ends its viewers' connections.
+    pub(crate) stop: CancellationToken,
+    /// Its place among the sessions; the main one needs none.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// All sessions.
+#[derive(Clone)]
+pub(crate) struct Rooms {
+    rooms: Arc<Mutex<BTreeMap<String, Room>>>,
+    maker: Option<Arc<dyn Sessions>>,
+    places: Arc<Semaphore>,
+    line: Line,
+}
+
+impl Rooms {
+    pub(crate) fn new(maker: Option<Arc<dyn Sessions>>, max_sessions: usize) -> Self {
+        Self {
+            rooms: Arc::default(),
+            maker,
+            places: Arc::new(Semaphore::new(max_sessions)),
+            line: Line::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Room>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Result<Room, Rejection> {
+        let unknown = || Rejection::new(StatusCode::NOT_FOUND, "no_session", "there is no such session");
+        self.lock().get(id).cloned().ok_or_else(unknown)
+    }
+
+    /// Takes in a session that was there before the server, even if there is no place for it.
+    pub(crate) fn add(&self, app: &App, session: Session) {
+        let place = (session.id != MAIN).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
+        self.seat(app, session, place);
+    }
+
+    fn seat(&self, app: &App, session: Session, place: Option<OwnedSemaphorePermit>) {
+        let Session { id, source, hub, private, unattended } = session;
+        let (stop, _place) = (app.stop.child_token(), place.map(Arc::new));
+        app.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
+        let room = Room { id: id.clone(), source, hub, private, unattended, stop, _place };
+        self.lock().insert(id, room);
+    }
+
+    /// Begins a session if there is a place for it, and returns its id.
+    pub(crate) async fn open(&self, app: &App, wanted: Wanted) -> Result<String, Refusal> {
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| refused("full", "all sessions are taken: try again later"))?;
+        self.open_in(app, wanted, place).await
+    }
+
+    async fn open_in(
+        &self,
+        app: &App,
+        wanted: Wanted,
+        place: OwnedSemaphorePermit,
+    ) -> Result<String, Refusal> {
+        let Some(maker) = self.maker.clone() else {
+            return Err(refused("unsupported", "this world has one session only"));
+        };
+        // 64 random bits: an id cannot be guessed, and none is used twice.
+        let id = format!("{:016x}", rand::rng().random::<u64>());
+        let (private, unattended) = (wanted.private, wanted.unattended);
+        let opening = tokio::task::spawn_blocking({
+            let id = id.clone();
+            move || maker.open(&id, &wanted)
+        });
+        let failed = |_| refused("failed", "the world could not do that");
+        let (source, hub) = opening.await.map_err(failed)??;
+        self.seat(app, Session { id: id.clone(), source, hub, private, unattended }, Some(place));
+        Ok(id)
+    }
+
+    /// Ends a session. Dropping its source may wait for a block that is being made, so that happens on another thread.
+    async fn close(&self, id: &str) -> Result<(), Rejection> {
+        if id == MAIN {
+            let message = "the main session lasts as long as the server";
+            return Err(Rejection::new(StatusCode::CONFLICT, "main_session", message));
+        }
+        let room = self.get(id)?;
+        self.lock().remove(id);
+        room.stop.cancel();
+        let (maker, id) = (self.maker.clone(), id.to_owned());
+        let ended = tokio::task::spawn_blocking(move || {
+            drop(room);
+            if let Some(maker) = maker {
+                maker.ended(&id);
+            }
+        });
+        if ended.await.is_err() {
+            tracing::error!("a session did not end as it should");
+        }
+        Ok(())
+    }
+}
+
+fn refused(code: &str, message: &str) -> Refusal {
+    Refusal::new(code, message)
+}
+
+/// What `POST /api/sessions` takes; all of it optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Asked {
+    label: Option<LabelName>,
+    seed: Option<u64>,
+    private: bool,
+    unattended: bool,
+    steps: Option<u32>,
+    guidance: Option<f64>,
+    fork: Option<Fork>,
+    /// Wait for a place if there is none.
+    wait: bool,
+}
+
+/// A label by its index or by its name.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum LabelName {
+    Index(u32),
+    Name(String),
+}
+
+/// A session that has just begun.
+#[derive(Debug, Serialize)]
+struct Begun {
+    session: String,
+    ws: String,
+}
+
+/// Where a session stands.
+#[derive(Debug, Serialize)]
+pub(crate) struct Listed {
+    session: String,
+    private: bool,
+    unattended: bool,
+    viewers: usize,
+    state: protocol::State,
+}
+
+impl Room {
+    fn listed(&self) -> Listed {
+        Listed {
+            session: self.id.clone(),
+            private: self.private,
+            unattended: self.unattended,
+            viewers: self.hub.stats().viewers,
+            state: self.hub.state().borrow().clone(),
+        }
+    }
+
+    /// Whether another viewer may come: a private session has one at a time.
+    pub(crate) fn admits(&self) -> Result<(), Rejection> {
+        if self.private && self.hub.stats().viewers > 0 {
+            let message = "this session is private, and its viewer is here already";
+            return Err(Rejection::new(StatusCode::FORBIDDEN, "private", message));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) async fn create(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Rejection> {
+    let bad = |message: String| Rejection::new(StatusCode::BAD_REQUEST, "bad_fields", message);
+    let asked: Asked = match body.is_empty() {
+        true => Asked::default(),
+        false => serde_json::from_slice(&body).map_err(|error| bad(format!("the body: {error}")))?,
+    };
+    let labels = app.source.info().labels;
+    let label = match asked.label {
+        None => None,
+        Some(LabelName::Index(index)) if (index as usize) < labels.len() => Some(index),
+        Some(LabelName::Index(index)) => {
+            return Err(bad(format!("label: expected an index below {}, got {index}", labels.len())));
+        }
+        Some(LabelName::Name(name)) => {
+            let found = labels.iter().position(|label| label.name == name);
+            let index = found.ok_or_else(|| bad(format!("label: this world has no {name:?}")))?;
+            Some(index as u32)
+        }
+    };
+    let Asked { seed, private, unattended, steps, guidance, fork, wait, .. } = asked;
+    let wanted = Wanted { label, seed, private, unattended, steps, guidance, fork };
+    // The guard has checked it: it is one of ours.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let begun = move |session: String| Begun { ws: format!("ws://{host}/ws/{session}"), session };
+    match app.rooms.open(&app, wanted.clone()).await {
+        Ok(session) => Ok((StatusCode::CREATED, Json(begun(session))).into_response()),
+        Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),
+        Err(refusal) => Err(rejected(refusal)),
+    }
+}
+
+pub(crate) async fn list(State(app): State<App>) -> Json<Vec<Listed>> {
+    Json(app.rooms.lock().values().map(Room::listed).collect())
+}
+
+pub(crate) async fn show(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Listed>, Rejection> {
+    Ok(Json(app.rooms.get(&id)?.listed()))
+}
+
+pub(crate) async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, Rejection> {
+    app.rooms.close(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn log(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Rejection> {
+    let log = waiting(app.rooms.get(&id)?, |source| source.log()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], log).into_response())
+}
+
+/// A session as it is on disk.
+#[derive(Debug, Serialize)]
+pub(crate) struct Saved {
+    session: String,
+    /// The next block.
+    block: u64,
+}
+
+pub(crate) async fn save(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Saved>), Rejection> {
+    let block = waiting(app.rooms.get(&id)?, |source| source.save()).await?;
+    Ok((StatusCode::CREATED, Json(Saved { session: id, block })))
+}
+
+pub(crate) async fn saved(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Saved>, Rejection> {
+    let block = waiting(app.rooms.get(&id)?, |source| source.saved()).await?;
+    Ok(Json(Saved { session: id, block }))
+}
+
+/// Asks a session's world for something that may take a block.
+async fn waiting<T: Send + 'static>(
+    room: Room,
+    ask: impl FnOnce(&dyn WorldSource) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Rejection> {
+    let answer = tokio::task::spawn_blocking(move || ask(&*room.source)).await;
+    let failed = |_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the world failed");
+    answer.map_err(failed)?.map_err(rejected)
+}
+
+fn rejected(refusal: Refusal) -> Rejection {
+    let Refusal { code, message, detail } = refusal;
+    let rejection = match code.as_str() {
+        "full" => Rejection::new(StatusCode::TOO_MANY_REQUESTS, code, message).retry_after(),
+        "no_session" | "no_snapshot" => Rejection::new(StatusCode::NOT_FOUND, code, message),
+        "no_state" | "unsupported" => Rejection::new(StatusCode::CONFLICT, code, message),
+        _ => Rejection::new(StatusCode::UNPROCESSABLE_ENTITY, code, message),
+    };
+    rejection.because(detail, false)
+}

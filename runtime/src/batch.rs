@@ -1,0 +1,291 @@
+//! The next blocks of several sessions as one batch.
+//!
+//! A forward over N sessions reads the weights once instead of N times. Labels, seeds, positions and pinned frames differ
+//! from row to row. Sessions share a batch only if their blocks take the same operations on tensors of the same sizes: the
+//! same sampling (steps are passes, guidance decides on the branches), the same window and equally many blocks in it (a
+//! shorter row would need padding under a mask, which changes its sums), and both or neither replaced by injected frames.
+//!
+//! **Exactness.** Rows do not mix, so a row's values do not depend on its neighbours. Its bits may depend on the sizes:
+//! matrix products choose their kernels by the number of rows, and treat the last rows apart. So a block remembers its
+//! [`Row`], the width of its batch and its place in it, and whoever computes it again takes the same row of an equally
+//! wide batch, filled up with copies of itself.
+//!
+//! **Atomicity.** Everything is computed before anything is committed. A row that is not finite fails alone. If a batch
+//! fails as a whole, as when memory is out, each of its sessions is tried alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use acdit_model::RopeTable;
+use acdit_model::diffusion::{NoiseLevel, Solver, guided};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::session::Purpose;
+use crate::window::positions;
+use crate::{Block, Error, Result, Sampling, Session, StepInput, Timings, Window, WindowMode, World};
+
+/// The row of a batch in which a block was computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Sessions in the batch.
+    pub batch: u32,
+    /// Which of them, from 0.
+    pub slot: u32,
+}
+
+impl Row {
+    /// The only row of its batch.
+    pub const ALONE: Self = Self { batch: 1, slot: 0 };
+}
+
+/// A step of a batch, with where its time went.
+pub(crate) type Stepped = Result<(Block, Timings)>;
+
+/// A block computed but not yet part of its session.
+#[derive(Debug)]
+pub(crate) struct Computed {
+    pub(crate) latents: Tensor,
+    pub(crate) label: i64,
+    pub(crate) injected: usize,
+    pub(crate) hash: blake3::Hash,
+    pub(crate) row: Row,
+    pub(crate) window: Window,
+}
+
+/// Where a step can be when it fails; tests make it fail at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Input,
+    Denoise,
+    Context,
+    Hash,
+}
+
+/// A session with what was asked for its next block, checked.
+struct Member<'a> {
+    session: &'a Session,
+    label: i64,
+    /// Injected frames as tokens (1, k·B/F, p²·C).
+    pinned: Option<Tensor>,
+    injected: usize,
+}
+
+/// What the sessions of a batch have in common.
+#[derive(Debug, PartialEq)]
+struct Shape {
+    sampling: Sampling,
+    capacity: usize,
+    mode: WindowMode,
+    held: usize,
+    replaced: bool,
+}
+
+/// Steps sessions whose blocks are due, at most `widest` in one batch: one result for each, in order. A session whose
+/// step failed is as it was before.
+pub(crate) fn step_batch(
+    world: &World,
+    sessions: &mut [(&mut Session, StepInput)],
+    widest: usize,
+) -> Vec<Stepped> {
+    let members: Vec<Result<Member>> =
+        sessions.iter().map(|(session, input)| Member::new(world, session, input)).collect();
+    let mut groups: Vec<(Shape, Vec<usize>)> = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let Ok(member) = member else { continue };
+        let shape = member.shape(world);
+        match groups.iter_mut().find(|(other, group)| *other == shape && group.len() < widest) {
+            Some((_, group)) => group.push(index),
+            None => groups.push((shape, vec![index])),
+        }
+    }
+    let mut results: Vec<Option<Result<(Computed, Timings)>>> = members.iter().map(|_| None).collect();
+    for (_, group) in groups {
+        let rows: Vec<&Member> = group.iter().filter_map(|&index| members[index].as_ref().ok()).collect();
+        for (index, result) in group.into_iter().zip(compute_or_each(world, &rows)) {
+            results[index] = Some(result);
+        }
+    }
+    let computed: Vec<Result<(Computed, Timings)>> = (members.into_iter().zip(results))
+        .map(|(member, result)| member.and_then(|_| result.expect("every valid member is in a group")))
+        .collect();
+    (sessions.iter_mut().zip(computed))
+        .map(|((session, _), computed)| computed.map(|(block, timings)| (session.commit(block), timings)))
+        .collect()
+}
+
+/// One block of one session, as if computed in `row`.
+pub(crate) fn step_at(world: &World, session: &mut Session, input: &StepInput, row: Row) -> Stepped {
+    if row.slot >= row.batch {
+        return Err(Error::Input(format!("row {} of a batch of {}", row.slot, row.batch)));
+    }
+    let member = Member::new(world, session, input)?;
+    let rows = vec![&member; row.batch as usize];
+    let (computed, timings) = attempt(world, &rows)?.swap_remove(row.slot as usize)?;
+    Ok((session.commit(computed), timings))
+}
+
+impl<'a> Member<'a> {
+    fn new(world: &World, session: &'a Session, input: &StepInput) -> Result<Self> {
+        reach(Stage::Input)?;
+        let config = world.model.config();
+        if !(0..=config.num_classes).contains(&input.label) {
+            return Err(Error::Input(format!("label {} of {}", input.label, config.num_classes)));
+        }
+        if config.square_block.is_some() && session.index() as i64 >= config.training_blocks() {
+            return Err(Error::ImageComplete { blocks: config.training_blocks() });
+        }
+        let pinned =
+            input.inject.as_ref().map(|latents| session.pinned_tokens(world, latents)).transpose()?;
+        let injected = input.inject.as_ref().map_or(0, |latents| latents.size()[0] as usize);
+        Ok(Self { session, label: input.label, pinned, injected })
+    }
+
+    fn shape(&self, world: &World) -> Shape {
+        let window = self.session.window();
+        Shape {
+            sampling: self.session.settings().sampling,
+            capacity: window.capacity(),
+            mode: window.mode(),
+            held: window.len(),
+            replaced: self.replaced(world).is_some(),
+        }
+    }
+
+    /// The block's tokens, where injected frames are all of it.
+    fn replaced(&self, world: &World) -> Option<&Tensor> {
+        let all = self.injected as i64 == world.model.config().block_shape()[0];
+        self.pinned.as_ref().filter(|_| all)
+    }
+}
+
+/// The blocks of a batch; if it fails as a whole, of each of its sessions alone.
+fn compute_or_each(world: &World, members: &[&Member]) -> Vec<Result<(Computed, Timings)>> {
+    match attempt(world, members) {
+        Ok(rows) => rows,
+        Err(error) if members.len() == 1 => vec![Err(error)],
+        Err(error) => {
+            tracing::warn!("a batch of {} failed, each is tried alone: {error}", members.len());
+            let alone = |&member: &&Member| attempt(world, &[member])?.remove(0);
+            members.iter().map(alone).collect()
+        }
+    }
+}
+
+/// [`compute`], with panics of the tensor library as errors: tch panics where libtorch throws, as when memory is out.
+fn attempt(world: &World, members: &[&Member]) -> Result<Vec<Result<(Computed, Timings)>>> {
+    // Sessions and world are only read, so a panic leaves none of them half changed.
+    catch_unwind(AssertUnwindSafe(|| compute(world, members))).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        let reason = words.lines().next().unwrap_or_default().to_owned();
+        Err(Error::Step { block: members[0].session.index(), reason })
+    })
+}
+
+/// The blocks of a batch. A row that is not finite fails; the others do not see it.
+fn compute(world: &World, members: &[&Member]) -> Result<Vec<Result<(Computed, Timings)>>> {
+    let _guard = tch::no_grad_guard();
+    let started = Instant::now();
+    let tokens = match members.iter().map(|member| member.replaced(world)).collect::<Option<Vec<_>>>() {
+        Some(given) => Tensor::cat(&given, 0),
+        None => denoise(world, members)?,
+    };
+    // Reading the result waits for the device, so that each half's time is its own.
+    let finite = Vec::<bool>::try_from(tokens.isfinite().flatten(1, -1).all_dim(1, false))?;
+    let denoised = Instant::now();
+
+    reach(Stage::Context)?;
+    let windows: Vec<&Window> = members.iter().map(|member| member.session.window()).collect();
+    let windows = Window::all_appended(&windows, &world.model, &tokens)?;
+    let latents = world.patcher.latents(&tokens).to_device(Device::Cpu).contiguous();
+    let timings = Timings {
+        denoise: (denoised - started).as_secs_f64(),
+        context: denoised.elapsed().as_secs_f64(),
+        ..Timings::default()
+    };
+
+    let batch = members.len() as u32;
+    let row = |((member, window), (finite, slot)): ((&&Member, Window), (bool, u32))| {
+        let Member { session, label, injected, .. } = **member;
+        if !finite {
+            return Err(Error::Diverged { block: session.index() });
+        }
+        reach(Stage::Hash)?;
+        let latents = match batch {
+            1 => latents.get(0),
+            _ => latents.get(slot.into()).copy(),
+        };
+        let (hash, row) = (session.hash(&latents)?, Row { batch, slot });
+        Ok((Computed { latents, label, injected, hash, row, window }, timings))
+    };
+    Ok(members.iter().zip(windows).zip(finite.into_iter().zip(0..)).map(row).collect())
+}
+
+/// Blocks from noise, (N, B, p²·C) f32 in tokens. With guidance the network sees 2N rows: all labelled ones, then all
+/// unlabelled ones.
+fn denoise(world: &World, members: &[&Member]) -> Result<Tensor> {
+    let Sampling { steps, guidance, solver } = members[0].session.settings().sampling;
+    let model = &world.model;
+    let (rows, device) = (members.len(), model.device());
+    let branches = if guidance == 1.0 { 1 } else { 2 };
+    let mut labels: Vec<i64> = members.iter().map(|member| member.label).collect();
+    labels.resize(branches * rows, model.null_label());
+    let labels = Tensor::from_slice(&labels).to_device(device);
+
+    let windows: Vec<&Window> = members.iter().map(|member| member.session.window()).collect();
+    let mut rope = positions(&windows, model)?;
+    if rows > 1 && branches > 1 {
+        let repeat = |part: &Tensor| part.repeat([branches as i64, 1, 1, 1]);
+        rope = RopeTable { cos: repeat(&rope.cos), sin: repeat(&rope.sin) };
+    }
+    let mut reader = Window::readers(&windows);
+    let mut solver = Solver::new(solver, &world.schedule, steps)?;
+    let pins: Vec<Option<(&Tensor, Tensor)>> = (members.iter())
+        .map(|member| {
+            let clean = member.pinned.as_ref()?;
+            Some((clean, member.session.noise(world, Purpose::Pin).narrow(1, 0, clean.size()[1])))
+        })
+        .collect();
+
+    let noise: Vec<Tensor> = members.iter().map(|m| m.session.noise(world, Purpose::Block)).collect();
+    let mut tokens = Tensor::cat(&noise, 0);
+    for index in 0..steps {
+        reach(Stage::Denoise)?;
+        tokens = held(tokens, &pins, solver.level(index));
+        let branched = tokens.repeat([branches as i64, 1, 1]);
+        let timesteps =
+            Tensor::full([(branches * rows) as i64], solver.timesteps()[index], (Kind::Int64, device));
+        let predictions = model.denoise(&branched, &timesteps, &labels, &rope, &mut reader)?;
+        let prediction = if branches == 1 { predictions } else { guided(&predictions, guidance) };
+        tokens = solver.step(index, &tokens, &prediction);
+    }
+    Ok(held(tokens, &pins, NoiseLevel::CLEAN))
+}
+
+/// Tokens (N, B, p²·C) with each row's pinned ones in front, at noise level `level`.
+fn held(tokens: Tensor, pins: &[Option<(&Tensor, Tensor)>], level: NoiseLevel) -> Tensor {
+    if pins.iter().all(Option::is_none) {
+        return tokens;
+    }
+    let rows = tokens.split(1, 0).into_iter().zip(pins).map(|(row, pin)| {
+        let Some((clean, noise)) = pin else { return row };
+        let (length, rest) = (clean.size()[1], row.size()[1] - clean.size()[1]);
+        // the last level is the clean latents themselves: bit for bit what was injected
+        let exact = level == NoiseLevel::CLEAN;
+        let front = if exact { clean.shallow_clone() } else { level.mix(clean, noise) };
+        Tensor::cat(&[front, row.narrow(1, length, rest)], 1)
+    });
+    Tensor::cat(&rows.collect::<Vec<_>>(), 0)
+}
+
+/// Passes a stage; in tests, fails there if the test wants it to.
+fn reach(stage: Stage) -> Result<()> {
+    #[cfg(test)]
+    tests::fault(stage)?;
+    let _ = stage;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

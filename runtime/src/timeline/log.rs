@@ -1,0 +1,177 @@
+//! The event log of a session: all that its blocks depend on beside the weights, as JSON lines.
+//!
+//! Entries stand in the order in which things happened and are never changed. What is written for a block is enough to
+//! compute it again to the same bits: see [`Timeline::replay`](super::Timeline::replay).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tch::{Kind, Tensor};
+
+use crate::batch::Row;
+use crate::device::libtorch_version;
+use crate::{Error, Sampling, Settings, World};
+
+/// Version of the log's format, in its first line.
+pub(super) const VERSION: u32 = 1;
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Entry {
+    /// The first line.
+    Start {
+        /// Of the format.
+        version: u32,
+        /// Where it was computed.
+        #[serde(flatten)]
+        stamp: Stamp,
+        /// What the session began with.
+        settings: Settings,
+        /// Its first label.
+        label: i64,
+    },
+    /// From block `block` on, this label.
+    Label {
+        /// The next block.
+        block: u64,
+        /// The network's null label is its number of labels.
+        label: i64,
+    },
+    /// From block `block` on, noise of this seed.
+    Seed {
+        /// The next block.
+        block: u64,
+        /// The new seed.
+        seed: u64,
+    },
+    /// From block `block` on, sampled in this way.
+    Sampling {
+        /// The next block.
+        block: u64,
+        /// The new way.
+        sampling: Sampling,
+    },
+    /// Block `block`, the next line, begins with these frames.
+    Inject {
+        /// The next block.
+        block: u64,
+        /// Of the frames.
+        latents: Latents,
+    },
+    /// A block was committed.
+    Block {
+        /// Its index.
+        block: u64,
+        /// [`Block::hash`](crate::Block::hash), in hexadecimal.
+        hash: String,
+        /// In which row of which batch.
+        #[serde(flatten)]
+        row: Row,
+    },
+    /// The session went back to before block `block`, and to the label, seed and sampling of that block.
+    Rewind {
+        /// The next block again.
+        block: u64,
+    },
+    /// This session was forked off another one before block `block`; the lines so far are that one's.
+    Fork {
+        /// The next block again.
+        block: u64,
+    },
+    /// The session began anew from nothing, with noise of this seed; what it had is forgotten.
+    Restart {
+        /// The new seed.
+        seed: u64,
+    },
+}
+
+/// What the bits of a log's blocks depend on beside the log and the weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// `f32` or `bf16`.
+    pub dtype: String,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// Version of libtorch.
+    pub libtorch: String,
+    /// CPU threads of one tensor operation.
+    pub threads: i32,
+}
+
+impl Stamp {
+    /// Of this process, running `world`.
+    pub fn of(world: &World) -> Self {
+        Self {
+            dtype: if world.model.compute() == Kind::BFloat16 { "bf16" } else { "f32" }.to_owned(),
+            device: if world.model.device().is_cuda() { "cuda" } else { "cpu" }.to_owned(),
+            libtorch: libtorch_version(),
+            threads: tch::get_num_threads(),
+        }
+    }
+}
+
+/// Latents of one or more frames (k, C, h, w) f32. In JSON `{"shape": […], "base64": "…"}`, little-endian.
+#[derive(Debug)]
+pub struct Latents(pub Tensor);
+
+impl Clone for Latents {
+    fn clone(&self) -> Self {
+        Self(self.0.shallow_clone())
+    }
+}
+
+impl PartialEq for Latents {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.size() == other.0.size() && self.0.equal(&other.0)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    shape: Vec<i64>,
+    base64: String,
+}
+
+impl Serialize for Latents {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values = Vec::<f32>::try_from(self.0.flatten(0, -1)).map_err(serde::ser::Error::custom)?;
+        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        Encoded { shape: self.0.size(), base64: STANDARD.encode(bytes) }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Latents {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error as _;
+        let Encoded { shape, base64 } = Encoded::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(base64).map_err(D::Error::custom)?;
+        let (values, rest) = bytes.as_chunks::<4>();
+        let count = shape.iter().try_fold(1i64, |product, &side| product.checked_mul(side));
+        if !rest.is_empty() || shape.iter().any(|&side| side < 1) || count != i64::try_from(values.len()).ok()
+        {
+            let got = bytes.len();
+            return Err(D::Error::custom(format!("latents of {got} bytes for shape {shape:?}")));
+        }
+        let values: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        Ok(Self(Tensor::from_slice(&values).view(shape.as_slice())))
+    }
+}
+
+/// Entries as JSON lines.
+pub fn write_log(entries: &[Entry]) -> String {
+    let line =
+        |entry| serde_json::to_string(entry).expect("entries have string keys and finite numbers only");
+    entries.iter().map(|entry| line(entry) + "\n").collect()
+}
+
+/// Reads what [`write_log`] wrote.
+///
+/// # Errors
+/// [`Error::Log`], which names the line.
+pub fn read_log(text: &str) -> Result<Vec<Entry>, Error> {
+    let read = |(index, line)| {
+        serde_json::from_str(line).map_err(|error| Error::Log { line: index + 1, detail: error.to_string() })
+    };
+    text.lines().enumerate().map(read).collect()
+}

@@ -1,0 +1,274 @@
+//! Logs replay, the way back is exact, and what was saved goes on as if nothing had been.
+
+use acdit_model::{Config, Preset, diffusion::SolverKind};
+use proptest::prelude::*;
+use tch::{Device, Kind};
+
+use super::*;
+
+fn world(context_window: Option<i64>) -> World {
+    let config = Config {
+        hidden_size: 32,
+        num_layers: 2,
+        num_attention_heads: 2,
+        intermediate_size: 64,
+        patch_size: 2,
+        context_window,
+        ..Config::video(Preset::B, 32, 3)
+    };
+    World::random(&config, 7, Device::Cpu, Kind::Float).unwrap()
+}
+
+fn sampling(steps: usize) -> Sampling {
+    Sampling { steps, guidance: 1.5, solver: SolverKind::Ddim }
+}
+
+fn begin(world: &World, seed: u64) -> Timeline {
+    let settings = Settings { sampling: sampling(1), ..Settings::of(world, seed) };
+    Timeline::new(world, settings, 0).unwrap()
+}
+
+fn latents(seed: u64, frames: i64) -> Tensor {
+    (Tensor::arange(frames * 64, (Kind::Float, Device::Cpu)) * (0.7 + seed as f64))
+        .sin()
+        .view([frames, 4, 4, 4])
+}
+
+fn hash(timeline: &Timeline) -> blake3::Hash {
+    timeline.session().state_hash().unwrap()
+}
+
+fn row(batch: u32, slot: u32) -> Row {
+    Row { batch, slot }
+}
+
+/// The hashes of the log's blocks, in order.
+fn hashes(timeline: &Timeline) -> Vec<&str> {
+    let blocks = timeline.log().iter().filter_map(|entry| match entry {
+        Entry::Block { hash, .. } => Some(hash.as_str()),
+        _ => None,
+    });
+    blocks.collect()
+}
+
+#[derive(Clone, Debug)]
+enum Deed {
+    Step(u32, u32),
+    Inject(u64, i64),
+    Label(i64),
+    Seed(u64),
+    Sampling(usize),
+    Rewind(f64),
+    Fork(f64),
+    Restart(u64),
+}
+
+fn deeds() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        6 => (1u32..4).prop_flat_map(|batch| (Just(batch), 0..batch)).prop_map(|(b, s)| Deed::Step(b, s)),
+        2 => (any::<u8>(), 1i64..5).prop_map(|(seed, frames)| Deed::Inject(seed.into(), frames)),
+        2 => (0i64..4).prop_map(Deed::Label),
+        1 => (0u64..9).prop_map(Deed::Seed),
+        1 => (1usize..4).prop_map(Deed::Sampling),
+        2 => (0.0..1.0).prop_map(Deed::Rewind),
+        2 => (0.0..1.0).prop_map(Deed::Fork),
+        1 => (0u64..9).prop_map(Deed::Restart),
+    ]
+}
+
+fn act(world: &World, timeline: &mut Timeline, deed: &Deed) {
+    let back = |part: f64| (timeline.index() as f64 * part) as u64;
+    match *deed {
+        Deed::Step(batch, slot) => timeline.step(world, None, row(batch, slot)).map(|_| ()).unwrap(),
+        Deed::Inject(seed, frames) => {
+            timeline.step(world, Some(latents(seed, frames)), Row::ALONE).map(|_| ()).unwrap();
+        }
+        Deed::Label(label) => timeline.set_label(world, label).unwrap(),
+        Deed::Seed(seed) => timeline.set_seed(seed),
+        Deed::Sampling(steps) => timeline.set_sampling(world, sampling(steps)).unwrap(),
+        Deed::Rewind(part) => timeline.rewind(world, back(part)).unwrap(),
+        Deed::Fork(part) => *timeline = timeline.fork(world, back(part)).unwrap(),
+        Deed::Restart(seed) => timeline.restart(world, seed).unwrap(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn whatever_happens_the_log_replays_to_the_same_state(
+        windowed: bool, deeds in prop::collection::vec(deeds(), 1..24),
+    ) {
+        let world = world(windowed.then_some(3));
+        let mut timeline = begin(&world, 5);
+        deeds.iter().for_each(|deed| act(&world, &mut timeline, deed));
+        let read = read_log(&write_log(timeline.log())).unwrap();
+        prop_assert_eq!(&read[..], timeline.log());
+        let replayed = Timeline::replay(&world, &read).unwrap();
+        prop_assert_eq!(replayed.log(), timeline.log());
+        prop_assert_eq!((hash(&replayed), replayed.label()), (hash(&timeline), timeline.label()));
+    }
+}
+
+/// Far enough that the oldest blocks are let go, with labels, seeds and rows that change on the way.
+#[test]
+fn every_block_that_can_be_gone_back_to_is_made_again_bit_for_bit() {
+    for window in [Some(3), None] {
+        let world = world(window);
+        let mut timeline = begin(&world, 5);
+        let mut states = Vec::new();
+        let rows: Vec<Row> = (0..600).map(|block| row(1 + block % 3, block % (1 + block % 3))).collect();
+        for (block, &row) in rows.iter().enumerate() {
+            timeline.set_label(&world, block as i64 / 7 % 3).unwrap();
+            if block % 50 == 49 {
+                timeline.set_seed(block as u64);
+            }
+            states.push(hash(&timeline));
+            timeline.step(&world, None, row).unwrap();
+        }
+        let made: Vec<String> = hashes(&timeline).into_iter().map(str::to_owned).collect();
+        let reach = timeline.reach();
+        assert!((1..=600 - KEPT as u64).contains(&reach), "{reach}");
+        assert!(timeline.rewind(&world, reach - 1).is_err() && timeline.rewind(&world, 601).is_err());
+        for block in [reach, reach + 1, 255, 256, 257, 330, 599] {
+            let mut fork = timeline.fork(&world, block).unwrap();
+            assert_eq!(hash(&fork), states[block as usize], "{window:?}, block {block}");
+            let again = fork.step(&world, None, rows[block as usize]).unwrap();
+            assert_eq!(again.hash.to_hex().as_str(), made[block as usize]);
+        }
+        let untouched = hash(&timeline);
+        timeline.rewind(&world, 400).unwrap();
+        assert_ne!(hash(&timeline), untouched);
+        assert!(timeline.rewind(&world, 401).is_err(), "what came after is gone");
+    }
+}
+
+#[test]
+fn a_fork_shares_its_prefix_and_then_goes_its_own_way() {
+    let world = world(Some(3));
+    let mut parent = begin(&world, 1);
+    for _ in 0..8 {
+        parent.step(&world, None, Row::ALONE).unwrap();
+    }
+    let mut fork = parent.fork(&world, 5).unwrap();
+    for (own, shared) in parent.kept.iter().zip(&fork.kept) {
+        assert_eq!(own.tokens.data_ptr(), shared.tokens.data_ptr());
+    }
+    let before = hash(&parent);
+    fork.set_label(&world, 2).unwrap();
+    fork.step(&world, None, Row::ALONE).unwrap();
+    assert_eq!(hash(&parent), before);
+    assert_ne!(hashes(&fork)[8], hashes(&parent)[5]);
+}
+
+#[test]
+fn a_log_that_was_tampered_with_is_noticed() {
+    let world = world(Some(3));
+    let mut timeline = begin(&world, 5);
+    for label in [0, 1, 1] {
+        timeline.set_label(&world, label).unwrap();
+        timeline.step(&world, None, Row::ALONE).unwrap();
+    }
+    let text = write_log(timeline.log());
+    let replay = |text: &str| Timeline::replay(&world, &read_log(text)?).map(|_| ());
+    replay(&text).unwrap();
+    let error = |from: &str, to: &str| replay(&text.replace(from, to)).unwrap_err().to_string();
+    assert!(
+        error(r#""type":"label","block":1,"label":1"#, r#""type":"label","block":1,"label":2"#)
+            .starts_with("replay: block 1 is")
+    );
+    assert!(error(r#""seed":5"#, r#""seed":6"#).starts_with("replay: block 0 is"));
+    assert!(error(r#""batch":1,"slot":0"#, r#""batch":1,"slot":1"#).contains("row 1 of a batch of 1"));
+    assert!(error(r#""dtype":"f32""#, r#""dtype":"bf16""#).contains("bf16"));
+    assert!(
+        error(r#""type":"start""#, r#""type":"begin""#).starts_with("event log, line 1: unknown variant")
+    );
+    assert!(error(r#""label":0"#, r#""label":9"#).contains("label 9"));
+    assert!(replay("").is_err());
+}
+
+#[test]
+fn a_saved_session_goes_on_as_if_nothing_had_been() {
+    for window in [Some(3), None] {
+        let world = world(window);
+        let stamp = Stamp::of(&world);
+        let folder = tempfile::tempdir().unwrap();
+        let mut timeline = begin(&world, 5);
+        for blocks in [0, 2, 40] {
+            for _ in 0..blocks {
+                timeline.step(&world, None, row(2, 1)).unwrap();
+            }
+            timeline.save(&stamp, folder.path()).unwrap();
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "the snapshot before is gone");
+            let mut restored = Timeline::restore(&world, folder.path()).unwrap();
+            assert_eq!((hash(&restored), restored.log()), (hash(&timeline), timeline.log()));
+            assert_eq!(restored.reach(), timeline.reach());
+            let back = restored.index() / 2;
+            assert_eq!(
+                hash(&restored.fork(&world, back).unwrap()),
+                hash(&timeline.fork(&world, back).unwrap())
+            );
+            let next = |timeline: &mut Timeline| timeline.step(&world, None, Row::ALONE).unwrap().hash;
+            assert_eq!(next(&mut restored), next(&mut timeline.clone()));
+        }
+    }
+}
+
+#[test]
+fn lines_since_the_snapshot_are_done_again() {
+    let world = world(Some(3));
+    let folder = tempfile::tempdir().unwrap();
+    let mut timeline = begin(&world, 5);
+    timeline.step(&world, None, Row::ALONE).unwrap();
+    timeline.save(&Stamp::of(&world), folder.path()).unwrap();
+    let mut from = timeline.log().len();
+    for (label, row) in [(1, row(3, 2)), (2, Row::ALONE)] {
+        timeline.set_label(&world, label).unwrap();
+        timeline.step(&world, Some(latents(1, 2)), row).unwrap();
+        timeline.save_log(from, folder.path()).unwrap();
+        from = timeline.log().len();
+    }
+    let same = |restored: &Timeline, other: &Timeline| {
+        assert_eq!((hash(restored), restored.log()), (hash(other), other.log()));
+    };
+    same(&Timeline::restore(&world, folder.path()).unwrap(), &timeline);
+
+    let mut lines = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let lines = lines.find(|path| path.extension().is_some_and(|e| e == "jsonl")).unwrap();
+    let text = std::fs::read_to_string(&lines).unwrap();
+    // the last line is of the last block
+    std::fs::write(&lines, &text[..text.len() - 9]).unwrap();
+    assert_eq!(Timeline::restore(&world, folder.path()).unwrap().index(), timeline.index() - 1);
+    std::fs::write(&lines, text.replace(r#""batch":3,"slot":2"#, r#""batch":3,"slot":3"#)).unwrap();
+    assert_eq!(Timeline::restore(&world, folder.path()).unwrap().index(), 1, "as it was when it was saved");
+    timeline.save(&Stamp::of(&world), folder.path()).unwrap();
+    assert!(!lines.exists());
+    same(&Timeline::restore(&world, folder.path()).unwrap(), &timeline);
+}
+
+#[test]
+fn snapshots_that_are_not_whole_are_refused() {
+    let world = world(Some(3));
+    let folder = tempfile::tempdir().unwrap();
+    let mut timeline = begin(&world, 5);
+    for _ in 0..3 {
+        timeline.step(&world, None, Row::ALONE).unwrap();
+    }
+    timeline.save(&Stamp::of(&world), folder.path()).unwrap();
+    let path = folder.path().join("session.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let refused = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Timeline::restore(&world, folder.path()).unwrap_err().to_string()
+    };
+    assert!(refused(&whole[..whole.len() / 2]).contains("session.json: EOF"));
+    assert!(refused(&whole.replace(r#""libtorch":""#, r#""libtorch":"9"#)).contains("made by"));
+    assert!(refused(&whole.replace(r#""index":3"#, r#""index":4"#)).contains("do not lead to its session"));
+    assert!(refused(&whole.replace(r#""layers":2"#, r#""layers":1"#)).contains("do not fit"));
+    assert!(refused(&whole.replace(r#""tensors":""#, r#""tensors":"../"#)).contains("outside its folder"));
+    let other = begin(&world, 6);
+    assert!(
+        refused(&whole.replace(&hash(&timeline).to_hex()[..], &hash(&other).to_hex()[..]))
+            .contains("tensors")
+    );
+    assert!(Timeline::restore(&world, &folder.path().join("none")).is_err());
+}
