@@ -74,7 +74,7 @@ impl Serve {
         let house = Arc::new(House { engine, config, info, uploads, state, live });
         let (main, others) = house.furnish()?;
         if house.state.is_some() {
-            sessions::keep_saving(house.clone())?;
+            sessions::keep_saving(&house)?;
         }
 
         let runtime = tokio::runtime::Builder::new_multi_thread()

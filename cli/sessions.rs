@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use acdit_io::{Hub, MAIN, Refusal, Session, Sessions, WorldInfo, WorldSource};
 use acdit_runtime::{Beginning, Control, Engine, Stream, StreamConfig};
+use acdit_train::checkpoint::write_atomically;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::source::{StreamSource, announce, announce_next, publish};
+use crate::source::{Saved, StreamSource, announce, announce_next, publish};
 use crate::uploads::Uploads;
 
 /// How often what is new in logs is written: what a crash costs at most.
@@ -21,6 +22,9 @@ const LOGS_PER_SAVE: u32 = 20;
 
 /// Beside each snapshot: how its session is served, and with which weights it was made.
 const SERVED: &str = "served.json";
+
+/// Denoising steps that a session may ask for, unless the server was started with more: all wait for the slowest.
+const MOST_STEPS: usize = 50;
 
 /// Makes streams on one engine.
 pub(crate) struct House {
@@ -136,8 +140,7 @@ impl House {
             handle: Arc::new(handle),
             info,
             uploads: self.uploads.clone(),
-            folder: self.state.as_ref().map(|state| state.folder.join(id)),
-            saved: Mutex::default(),
+            saved: Mutex::new(Saved::to(self.state.as_ref().map(|state| state.folder.join(id)))),
         });
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.insert(id.to_owned(), Arc::downgrade(&source));
@@ -152,7 +155,7 @@ impl House {
         }
         let path = folder.join(id).join(SERVED);
         let served = Served { private, unattended, weights: weights.clone() };
-        std::fs::write(&path, serde_json::to_vec(&served)?).with_context(|| path.display().to_string())
+        Ok(write_atomically(&path, &serde_json::to_vec(&served)?)?)
     }
 
     fn find(&self, id: &str) -> Option<Arc<StreamSource>> {
@@ -185,7 +188,15 @@ impl House {
         let seed = u64::from_str_radix(id, 16).unwrap_or_default() >> 32;
         config.settings.seed = wanted.seed.unwrap_or(seed);
         let sampling = &mut config.settings.sampling;
-        sampling.steps = wanted.steps.map_or(sampling.steps, |steps| steps as usize);
+        if let Some(steps) = wanted.steps {
+            let most = MOST_STEPS.max(sampling.steps);
+            if steps as usize > most {
+                let message =
+                    format!("{steps} steps: expected at most {most}, since sessions wait for one another");
+                return Err(acdit_runtime::Refusal { code: "bad_input", message }.into());
+            }
+            sampling.steps = steps as usize;
+        }
         sampling.guidance = wanted.guidance.unwrap_or(sampling.guidance);
         config.label = wanted.label.map_or(config.label, i64::from);
         let made = match &wanted.fork {
@@ -256,6 +267,8 @@ impl Sessions for House {
         }
         if let Some(State { folder, .. }) = &self.state {
             let folder = folder.join(id);
+            // first what makes the folder a session: what a crash leaves of it then is none
+            let _ = std::fs::remove_file(folder.join(SERVED));
             if let Err(error) = std::fs::remove_dir_all(&folder)
                 && error.kind() != std::io::ErrorKind::NotFound
             {
@@ -265,15 +278,18 @@ impl Sessions for House {
     }
 }
 
-/// Saves now and then for as long as the process runs.
-pub(crate) fn keep_saving(house: Arc<House>) -> std::io::Result<()> {
+/// Saves now and then for as long as there are sessions.
+pub(crate) fn keep_saving(house: &Arc<House>) -> std::io::Result<()> {
+    // Not kept alive from here: the engine ends, and its threads are waited for, before the process does.
+    let house = Arc::downgrade(house);
     spawn("save", move || {
-        loop {
-            for _ in 0..LOGS_PER_SAVE {
-                std::thread::sleep(LOG_EVERY);
-                house.each(StreamSource::save_log);
+        for tick in 1_u32.. {
+            std::thread::sleep(LOG_EVERY);
+            let Some(house) = house.upgrade() else { return };
+            match tick % LOGS_PER_SAVE {
+                0 => house.save_all(),
+                _ => house.each(StreamSource::save_log),
             }
-            house.save_all();
         }
     })
 }

@@ -1,12 +1,10 @@
 //! The seam between the web server and the engine: what viewers ask for goes in, packets and states come out.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
-use acdit_runtime::{
-    Consumer, Control, Outcome, Packet, PacketKind, State, StreamHandle, Timeline, write_log,
-};
+use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, Saver, State, StreamHandle, write_log};
 
 use crate::uploads::Uploads;
 
@@ -16,22 +14,25 @@ pub(crate) struct StreamSource {
     pub(crate) info: WorldInfo,
     /// Where clips to continue from are decoded.
     pub(crate) uploads: Arc<Uploads>,
-    /// Where it is saved, if anywhere.
-    pub(crate) folder: Option<PathBuf>,
     pub(crate) saved: Mutex<Saved>,
 }
 
 /// What is on disk of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Saved {
     /// The next block of its snapshot.
     at: Option<u64>,
-    /// Lines of the snapshot's log.
-    snapshot: usize,
-    /// Lines of the log on disk.
-    logged: usize,
+    /// Where it is saved, if anywhere.
+    saver: Option<Saver>,
     /// It has ended: nothing is saved any more.
     over: bool,
+}
+
+impl Saved {
+    /// Nothing yet.
+    pub(crate) fn to(folder: Option<PathBuf>) -> Self {
+        Self { at: None, saver: folder.map(Saver::new), over: false }
+    }
 }
 
 impl WorldSource for StreamSource {
@@ -64,7 +65,7 @@ impl WorldSource for StreamSource {
     }
 
     fn log(&self) -> Result<String, acdit_io::Refusal> {
-        Ok(write_log(self.handle.timeline().map_err(refused)?.log()))
+        Ok(write_log(self.handle.timeline().map_err(refused)?.log().iter()))
     }
 
     fn save(&self) -> Result<u64, acdit_io::Refusal> {
@@ -74,7 +75,8 @@ impl WorldSource for StreamSource {
 
     fn saved(&self) -> Result<u64, acdit_io::Refusal> {
         let refuse = |code: &str, message: &str| Err(acdit_io::Refusal::new(code, message));
-        match (self.folder.is_some(), self.lock_saved().at) {
+        let saved = self.lock_saved();
+        match (saved.saver.is_some(), saved.at) {
             (_, Some(block)) => Ok(block),
             (true, None) => refuse("no_snapshot", "this session was not saved yet"),
             (false, None) => refuse("no_state", "this server keeps no state: it runs without --state"),
@@ -96,35 +98,21 @@ impl StreamSource {
     pub(crate) fn save_if_changed(&self) -> acdit_runtime::Result<()> {
         // Held while writing: two saves at once would remove each other's files.
         let mut saved = self.lock_saved();
-        let Some((folder, timeline)) = self.unsaved(&saved)? else { return Ok(()) };
-        if saved.snapshot != timeline.log().len() {
-            timeline.save(self.handle.engine().stamp(), folder)?;
-            saved.snapshot = timeline.log().len();
-            saved.at = Some(timeline.index());
-            saved.logged = saved.snapshot;
+        let Saved { at, saver: Some(saver), over: false } = &mut *saved else { return Ok(()) };
+        let timeline = self.handle.timeline()?;
+        if saver.save(&timeline, self.handle.engine().stamp())? {
+            *at = Some(timeline.index());
         }
         Ok(())
     }
 
     /// Adds what is new to the log on disk: much less than saving the session.
     pub(crate) fn save_log(&self) -> acdit_runtime::Result<()> {
-        let mut saved = self.lock_saved();
-        if saved.at.is_none() {
-            return Ok(());
-        }
-        let Some((folder, timeline)) = self.unsaved(&saved)? else { return Ok(()) };
-        if saved.logged < timeline.log().len() {
-            timeline.save_log(saved.logged, folder)?;
-            saved.logged = timeline.log().len();
-        }
-        Ok(())
-    }
-
-    /// The session as it is and where it is to be saved, unless it is not to be.
-    fn unsaved(&self, saved: &Saved) -> acdit_runtime::Result<Option<(&Path, Timeline)>> {
-        match &self.folder {
-            Some(folder) if !saved.over => Ok(Some((folder, self.handle.timeline()?))),
-            _ => Ok(None),
+        match &mut *self.lock_saved() {
+            Saved { at: Some(_), saver: Some(saver), over: false } => {
+                saver.save_log(&self.handle.timeline()?)
+            }
+            _ => Ok(()),
         }
     }
 

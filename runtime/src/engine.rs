@@ -97,7 +97,9 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-        while let Ok(event) = self.events.try_recv() {
+        // Those that are there now: whoever keeps asking must not keep blocks from being made.
+        for _ in 0..self.events.len() {
+            let Ok(event) = self.events.try_recv() else { break };
             if !self.handle(event) {
                 return false;
             }

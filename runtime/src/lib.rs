@@ -30,6 +30,6 @@ pub use ring::{Consumer, Empty, Producer, Received, ring};
 pub use session::{Block, Session, Settings, StepInput};
 pub use stats::Timings;
 pub use stream::{Beginning, EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
-pub use timeline::{Entry, Latents, Stamp, Timeline, read_log, write_log};
+pub use timeline::{Entry, Latents, Log, Saver, Stamp, Timeline, read_log, write_log};
 pub use window::{Reader, Window, WindowMode};
 pub use world::{Label, Sampling, World, WorldFolder, WorldMeta};

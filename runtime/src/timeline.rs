@@ -12,7 +12,8 @@ use std::collections::VecDeque;
 
 use tch::Tensor;
 
-pub use self::log::{Entry, Latents, Stamp, read_log, write_log};
+pub use self::log::{Entry, Latents, Log, Stamp, read_log, write_log};
+pub use self::snapshot::Saver;
 use crate::batch::Row;
 use crate::{Block, Error, Result, Sampling, Session, Settings, StepInput, World};
 
@@ -48,7 +49,7 @@ pub struct Timeline {
     kept: VecDeque<Kept>,
     /// The session before some blocks, oldest first; never empty.
     anchors: VecDeque<Session>,
-    log: Vec<Entry>,
+    log: Log,
 }
 
 impl Timeline {
@@ -61,7 +62,7 @@ impl Timeline {
         let session = Session::new(world, settings)?;
         let start = Entry::Start { version: log::VERSION, stamp: Stamp::of(world), settings, label };
         let anchors = VecDeque::from([session.clone()]);
-        Ok(Self { session, label, kept: VecDeque::new(), anchors, log: vec![start] })
+        Ok(Self { session, label, kept: VecDeque::new(), anchors, log: Log::from_iter([start]) })
     }
 
     /// A session that goes on from one of the world's prompts, as [`Session::prompted`].
@@ -97,7 +98,7 @@ impl Timeline {
     }
 
     /// All that happened, oldest first.
-    pub fn log(&self) -> &[Entry] {
+    pub fn log(&self) -> &Log {
         &self.log
     }
 
@@ -151,7 +152,7 @@ impl Timeline {
     pub(crate) fn took(&mut self, inject: Option<Tensor>, block: &Block) {
         let Block { index, label, hash, row, .. } = *block;
         if let Some(latents) = inject {
-            self.log.push(Entry::Inject { block: index, latents: Latents(latents) });
+            self.log.push(Entry::Inject { block: index, latents: Latents::new(&latents) });
         }
         self.log.push(Entry::Block { block: index, hash: hash.to_hex().to_string(), row });
         self.keep(label, row);
@@ -303,7 +304,7 @@ impl Timeline {
                 }
                 Entry::Seed { seed, .. } => self.set_seed(*seed),
                 Entry::Sampling { sampling, .. } => self.set_sampling(world, *sampling)?,
-                Entry::Inject { latents, .. } => inject = Some(latents.0.shallow_clone()),
+                Entry::Inject { latents, .. } => inject = Some(latents.tensor()),
                 Entry::Block { block, hash, row } => {
                     let got = self.step(world, inject.take(), *row)?;
                     let (got, expected) =

@@ -70,10 +70,11 @@ impl fmt::Display for Layers {
 /// answer whether they [suffice](Layers::suffice).
 ///
 /// # Errors
-/// [`Error::Confine`] if a layer that every supported kernel (Linux 5.9) has could not be put on. The process is then
-/// confined in part and must not go on.
+/// [`Error::Confine`] if there are other threads, which would stay free; or if a layer that every supported kernel (Linux 5.9)
+/// has could not be put on. The process is then confined in part and must not go on.
 pub fn confine(allowance: Allowance) -> Result<Layers, Error> {
     let step = |step| move |error: rustix::io::Errno| Error::Confine { step, source: error.into() };
+    check_one_thread().map_err(|source| Error::Confine { step: "one thread", source })?;
     let mapped = mapped_bytes().map_err(|source| Error::Confine { step: "address space in use", source })?;
     close_descriptors().map_err(|source| Error::Confine { step: "close descriptors", source })?;
     // SAFETY: no other thread reads the environment, as there is none.
@@ -122,6 +123,15 @@ pub fn die_with_parent(parent: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// seccomp, Landlock and capabilities bind the thread that asks for them and those it starts, not those that run already: a
+/// library may have started one as it was loaded.
+fn check_one_thread() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        threads => Err(io::Error::other(format!("there are {threads}"))),
+    }
+}
+
 /// Address space in use, in bytes (proc(5), statm).
 fn mapped_bytes() -> io::Result<u64> {
     let statm = fs::read_to_string("/proc/self/statm")?;
@@ -153,4 +163,20 @@ fn deny_files() -> Result<Landlock, RulesetError> {
         RulesetStatus::PartiallyEnforced => Landlock::Partial,
         RulesetStatus::NotEnforced => Landlock::Absent,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_other_threads_is_left_as_it_is() {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || stopped.recv());
+        let error = confine(Allowance { memory: 1, cpu_seconds: 1 }).unwrap_err();
+        assert!(error.to_string().contains("one thread"), "{error}");
+        drop(stop);
+        assert!(other.join().unwrap().is_err());
+        assert!(fs::read("/proc/self/status").is_ok(), "not even files are closed to it");
+    }
 }

@@ -542,7 +542,7 @@ fn a_rewind_shows_the_same_blocks_again_and_a_fork_its_own() {
     );
 
     let of = Box::new(stream.handle.timeline().unwrap());
-    let log = crate::write_log(of.log());
+    let log = crate::write_log(of.log().iter());
     assert_eq!(log.matches(r#""type":"rewind""#).count(), 1);
     let beginning = Beginning::Fork { of, block: 3 };
     let fork = engine.open_with(&config(&engine, 0), beginning, None, plain()).unwrap();

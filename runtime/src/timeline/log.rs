@@ -3,10 +3,12 @@
 //! Entries stand in the order in which things happened and are never changed. What is written for a block is enough to
 //! compute it again to the same bits: see [`Timeline::replay`](super::Timeline::replay).
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::batch::Row;
 use crate::device::libtorch_version;
@@ -111,19 +113,25 @@ impl Stamp {
     }
 }
 
-/// Latents of one or more frames (k, C, h, w) f32. In JSON `{"shape": […], "base64": "…"}`, little-endian.
-#[derive(Debug)]
-pub struct Latents(pub Tensor);
-
-impl Clone for Latents {
-    fn clone(&self) -> Self {
-        Self(self.0.shallow_clone())
-    }
+/// Latents of one or more frames (k, C, h, w) f32. In JSON `{"shape": […], "base64": "…"}`, little-endian. Numbers rather than
+/// a tensor, so that threads may share them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latents {
+    shape: Vec<i64>,
+    values: Arc<[f32]>,
 }
 
-impl PartialEq for Latents {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.size() == other.0.size() && self.0.equal(&other.0)
+impl Latents {
+    /// Copies a tensor.
+    pub fn new(latents: &Tensor) -> Self {
+        let flat = latents.flatten(0, -1).to_kind(Kind::Float).to_device(Device::Cpu);
+        let values = Vec::<f32>::try_from(flat).expect("one axis of f32 on the CPU");
+        Self { shape: latents.size(), values: values.into() }
+    }
+
+    /// A copy on the CPU.
+    pub fn tensor(&self) -> Tensor {
+        Tensor::from_slice(&self.values).view(self.shape.as_slice())
     }
 }
 
@@ -135,9 +143,8 @@ struct Encoded {
 
 impl Serialize for Latents {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let values = Vec::<f32>::try_from(self.0.flatten(0, -1)).map_err(serde::ser::Error::custom)?;
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        Encoded { shape: self.0.size(), base64: STANDARD.encode(bytes) }.serialize(serializer)
+        let bytes: Vec<u8> = self.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Encoded { shape: self.shape.clone(), base64: STANDARD.encode(bytes) }.serialize(serializer)
     }
 }
 
@@ -153,16 +160,73 @@ impl<'de> Deserialize<'de> for Latents {
             let got = bytes.len();
             return Err(D::Error::custom(format!("latents of {got} bytes for shape {shape:?}")));
         }
-        let values: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        Ok(Self(Tensor::from_slice(&values).view(shape.as_slice())))
+        let values = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        Ok(Self { shape, values })
+    }
+}
+
+/// Entries of a session in the order in which they happened. Clones share all but the newest, so a long log is as cheap to
+/// clone as a short one.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// [`CHUNK`] entries each.
+    whole: Vec<Arc<[Entry]>>,
+    /// Fewer than that.
+    newest: Vec<Entry>,
+}
+
+const CHUNK: usize = 1024;
+
+impl Log {
+    /// Entries.
+    pub fn len(&self) -> usize {
+        self.whole.len() * CHUNK + self.newest.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All entries.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.since(0)
+    }
+
+    /// The entries from number `first` on.
+    pub fn since(&self, first: usize) -> impl Iterator<Item = &Entry> {
+        let chunks = self.whole.iter().skip(first / CHUNK).flat_map(|chunk| chunk.iter());
+        let skipped = (first / CHUNK).min(self.whole.len()) * CHUNK;
+        chunks.chain(&self.newest).skip(first - skipped)
+    }
+
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.newest.push(entry);
+        if self.newest.len() == CHUNK {
+            self.whole.push(std::mem::take(&mut self.newest).into());
+        }
+    }
+}
+
+impl FromIterator<Entry> for Log {
+    fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
+        let mut log = Self::default();
+        entries.into_iter().for_each(|entry| log.push(entry));
+        log
+    }
+}
+
+impl PartialEq for Log {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
     }
 }
 
 /// Entries as JSON lines.
-pub fn write_log(entries: &[Entry]) -> String {
+pub fn write_log<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
     let line =
         |entry| serde_json::to_string(entry).expect("entries have string keys and finite numbers only");
-    entries.iter().map(|entry| line(entry) + "\n").collect()
+    entries.into_iter().map(|entry| line(entry) + "\n").collect()
 }
 
 /// Reads what [`write_log`] wrote.

@@ -1,25 +1,24 @@
-//! A session on disk: `session.json` beside one safetensors file, and the log since.
+//! A session on disk: `session.json`, one safetensors file, and `log.jsonl`.
 //!
-//! The tensors are written first, under a name of their own; the JSON, which names them, replaces the old one last. So
-//! whatever interrupts a save, the folder holds one whole snapshot. Between two snapshots the log's new lines are appended
-//! to a file named after the tensors: what they tell is computed again when the session is restored.
+//! The log only ever grows; the snapshot says how many of its lines it has seen. The tensors are written under a name of their
+//! own; the JSON, which names them, replaces the old one last. So whatever interrupts a save, the folder holds one whole
+//! snapshot, and what the lines after it tell is computed again when the session is restored.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use acdit_model::{Error as ModelError, weights};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Entry, Kept, Stamp, Timeline, read_log, write_log};
+use super::{Kept, Log, Stamp, Timeline, read_log, write_log};
 use crate::batch::Row;
 use crate::window::Window;
 use crate::{Error, Result, Session, Settings, World};
 
 const VERSION: u32 = 1;
 const MANIFEST: &str = "session.json";
-/// Extension of the log's lines since the snapshot.
-const LINES: &str = "jsonl";
+const LOG: &str = "log.jsonl";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,13 +33,8 @@ struct Manifest {
     session: Saved,
     anchors: Vec<Saved>,
     kept: Vec<SavedBlock>,
-    log: Vec<Entry>,
-}
-
-/// What is read of a manifest to find its tensors.
-#[derive(Deserialize)]
-struct Named {
-    tensors: String,
+    /// Lines of the log that led here.
+    lines: usize,
 }
 
 /// A session without its window's tensors.
@@ -62,29 +56,49 @@ struct SavedBlock {
     row: Row,
 }
 
-impl Timeline {
-    /// Writes the session with its past into `folder`, over an older snapshot. A clone may be saved on another thread
-    /// while the session goes on.
+/// Saves a session to a folder, again and again.
+#[derive(Debug)]
+pub struct Saver {
+    folder: PathBuf,
+    /// Lines and bytes of the log that are on disk for certain.
+    lines: usize,
+    bytes: u64,
+    /// Lines that the newest snapshot has seen.
+    snapshot: usize,
+}
+
+impl Saver {
+    /// The first save replaces whatever is in `folder`.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, lines: 0, bytes: 0, snapshot: 0 }
+    }
+
+    /// Saves the session with its past, unless nothing has happened since it was saved. A clone of a session may be saved
+    /// on another thread while the session goes on. Returns whether it was saved.
     ///
     /// # Errors
     /// [`Error::Model`] for files that cannot be written.
-    pub fn save(&self, world: &Stamp, folder: &Path) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|error| ModelError::io(folder, error))?;
+    pub fn save(&mut self, timeline: &Timeline, world: &Stamp) -> Result<bool> {
+        if self.snapshot == timeline.log.len() {
+            return Ok(false);
+        }
+        std::fs::create_dir_all(&self.folder).map_err(|error| ModelError::io(&self.folder, error))?;
+        self.save_log(timeline)?;
         let mut tensors = BTreeMap::new();
-        let session = put(&mut tensors, "session", &self.session);
-        let anchors =
-            self.anchors.iter().enumerate().map(|(at, session)| put(&mut tensors, &anchor(at), session));
-        let anchors = anchors.collect();
-        if !self.kept.is_empty() {
-            let tokens: Vec<&Tensor> = self.kept.iter().map(|kept| &kept.tokens).collect();
+        let session = put(&mut tensors, "session", &timeline.session);
+        let anchors = timeline.anchors.iter().enumerate();
+        let anchors = anchors.map(|(at, session)| put(&mut tensors, &anchor(at), session)).collect();
+        if !timeline.kept.is_empty() {
+            let tokens: Vec<&Tensor> = timeline.kept.iter().map(|kept| &kept.tokens).collect();
             tensors.insert(KEPT.to_owned(), Tensor::cat(&tokens, 0));
         }
-        let state_hash = self.session.state_hash()?.to_hex().to_string();
+        let state_hash = timeline.session.state_hash()?.to_hex().to_string();
         // Every change of the session is a line of its log: no two snapshots have one name.
-        let name = format!("{}-{}.safetensors", self.log.len(), &state_hash[..16]);
+        let name = format!("{}-{}.safetensors", self.lines, &state_hash[..16]);
+        remove_partial(&self.folder); // of saves that failed: a full disk should not fill up with them
         // f32 holds bf16 exactly
-        weights::write(&folder.join(&name), &tensors, Kind::Float)?;
-        let kept = self.kept.iter().map(|kept| SavedBlock {
+        weights::write(&self.folder.join(&name), &tensors, Kind::Float)?;
+        let kept = timeline.kept.iter().map(|kept| SavedBlock {
             label: kept.label,
             settings: kept.settings,
             row: kept.row,
@@ -94,39 +108,48 @@ impl Timeline {
             stamp: world.clone(),
             tensors: name.clone(),
             state_hash,
-            label: self.label,
+            label: timeline.label,
             session,
             anchors,
             kept: kept.collect(),
-            log: self.log.clone(),
+            lines: self.lines,
         };
-        let path = folder.join(MANIFEST);
+        let path = self.folder.join(MANIFEST);
         let text = serde_json::to_vec(&manifest).map_err(|error| bad(&path, error))?;
         replace(&path, &text).map_err(|error| ModelError::io(&path, error))?;
-        remove_others(folder, &name);
-        Ok(())
+        remove_older(&self.folder, &name);
+        self.snapshot = self.lines;
+        Ok(true)
     }
 
-    /// Adds the lines of the log from line `from` on to the snapshot in `folder`, which has those before.
+    /// Adds what is new to the log on disk: much less than saving the session.
     ///
     /// # Errors
-    /// [`Error::Model`], [`Error::Snapshot`] where there is no snapshot.
-    pub fn save_log(&self, from: usize, folder: &Path) -> Result<()> {
-        use std::io::Write as _;
+    /// [`Error::Model`] for a file that cannot be written; its whole lines stay.
+    pub fn save_log(&mut self, timeline: &Timeline) -> Result<()> {
+        use std::io::{Seek as _, SeekFrom, Write as _};
 
-        let path = folder.join(MANIFEST);
-        let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
-        let Named { tensors } = serde_json::from_slice(&text).map_err(|error| bad(&path, error))?;
-        let path = folder.join(tensors).with_extension(LINES);
-        let file = std::fs::File::options().create(true).append(true).open(&path);
-        let written = file.and_then(|mut file| {
-            file.write_all(write_log(&self.log[from..]).as_bytes())?;
+        let (path, lines) = (self.folder.join(LOG), timeline.log.len());
+        if self.lines == lines {
+            return Ok(());
+        }
+        let text = write_log(timeline.log.since(self.lines));
+        let append = || {
+            let mut file = std::fs::File::options().write(true).open(&path)?;
+            file.set_len(self.bytes)?; // without the half line of a write that failed
+            file.seek(SeekFrom::End(0))?;
+            file.write_all(text.as_bytes())?;
             file.sync_data()
-        });
-        written.map_err(|error| ModelError::io(&path, error).into())
+        };
+        let written = if self.lines == 0 { replace(&path, text.as_bytes()) } else { append() };
+        written.map_err(|error| ModelError::io(&path, error))?;
+        (self.lines, self.bytes) = (lines, self.bytes + text.len() as u64);
+        Ok(())
     }
+}
 
-    /// Reads what [`Self::save`] and [`Self::save_log`] wrote. Lines that do not lead to the blocks they tell of are passed
+impl Timeline {
+    /// Reads what a [`Saver`] wrote. Lines that do not lead to the blocks they tell of are passed
     /// over: then the session is as it was when it was saved.
     ///
     /// # Errors
@@ -178,16 +201,18 @@ impl Timeline {
             return Err(bad(&file, "other tensors than were saved"));
         }
         super::check_label(world, saved.label)?;
-        let mut timeline = Self { session, label: saved.label, kept, anchors, log: saved.log };
-        let lines = match std::fs::read_to_string(file.with_extension(LINES)) {
-            Ok(lines) => lines,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(timeline),
-            Err(error) => return Err(ModelError::io(file.with_extension(LINES), error).into()),
-        };
+        let path = folder.join(LOG);
+        let text = std::fs::read_to_string(&path).map_err(|error| ModelError::io(&path, error))?;
         // The last line may have been cut off in the middle.
-        let whole = lines.rfind('\n').map_or(0, |end| end + 1);
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        let seen: usize = whole.split_inclusive('\n').take(saved.lines).map(str::len).sum();
+        let log: Log = read_log(&whole[..seen]).map_err(|error| bad(&path, error))?.into_iter().collect();
+        if log.len() != saved.lines {
+            return Err(bad(&path, format!("{} lines, the snapshot has seen {}", log.len(), saved.lines)));
+        }
+        let mut timeline = Self { session, label: saved.label, kept, anchors, log };
         let mut newest = timeline.clone();
-        match read_log(&lines[..whole]).and_then(|entries| newest.follow(world, &entries)) {
+        match read_log(&whole[seen..]).and_then(|entries| newest.follow(world, &entries)) {
             Ok(()) => timeline = newest,
             Err(error) => tracing::warn!("{}: going on from the snapshot: {error}", folder.display()),
         }
@@ -251,15 +276,20 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// Removes what older snapshots left; what cannot be removed is only in the way.
-fn remove_others(folder: &Path, name: &str) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let other = entry.file_name();
-        let extension = entry.path().extension().map(|extension| extension.to_owned());
-        if other != name
-            && extension.is_some_and(|extension| extension == "safetensors" || extension == LINES)
-        {
-            let _ = std::fs::remove_file(entry.path());
-        }
+fn remove_older(folder: &Path, name: &str) {
+    remove(folder, |path| {
+        path.extension().is_some_and(|extension| extension == "safetensors") && !path.ends_with(name)
+    });
+}
+
+fn remove_partial(folder: &Path) {
+    remove(folder, |path| path.extension().is_some_and(|extension| extension == "partial"));
+}
+
+fn remove(folder: &Path, which: impl Fn(&Path) -> bool) {
+    let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in paths.filter(|path| which(path)) {
+        let _ = std::fs::remove_file(path);
     }
 }
 
