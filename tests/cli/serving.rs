@@ -195,6 +195,7 @@ async fn sessions_are_begun_steered_forked_killed_and_continued() {
         (r#"{"lable": 1}"#, 400, "unknown field"),
         ("[", 400, "EOF"),
         (r#"{"steps": 0}"#, 422, "steps"),
+        (r#"{"steps": 51}"#, 422, "at most 50"),
         (r#"{"fork": {"session": "none", "block": 1}}"#, 404, "no such session"),
         (r#"{"fork": {"session": "main", "block": 99}}"#, 422, "can be gone back to"),
     ] {
