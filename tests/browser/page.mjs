@@ -152,16 +152,22 @@ try {
   await page.keyboard.press("Space");
   await until(page, "Space pauses", () => __acdit.state === "paused");
   await until(page, "pausing was applied", () => document.getElementById("answer").dataset.phase === "applied");
-  const frames = () => page.evaluate(() => __acdit.header.frame);
-  const before = await frames();
   await page.getByRole("button", { name: "Step" }).click();
-  await until(page, "a step shows more frames", (frame) => __acdit.header.frame > frame, before);
+  await until(page, "a step shows its block", () => {
+    const { textContent, dataset } = document.getElementById("answer");
+    const block = Number(dataset.block);
+    return textContent.startsWith("Step: applied") && __acdit.header.block === block && __acdit.next === block + 1;
+  });
 
+  const generation = () => page.evaluate(() => __acdit.header.generation);
   const at = await page.evaluate(() => __acdit.next);
   await page.keyboard.press("Backspace");
   await until(page, "Backspace goes eight blocks back", (block) => __acdit.next === block, at - 8);
   await page.keyboard.press(".");
-  await until(page, "the block on screen is one from before", (block) => document.getElementById("block").textContent === String(block), at - 8);
+  await until(page, "the block on screen is one from before", (block) => {
+    return document.getElementById("block").textContent === String(block) && __acdit.next === block + 1;
+  }, at - 8);
+  let last = await generation();
   await page.locator("#at").focus();
   for (let press = 0; press < 3; press++) await page.keyboard.press("ArrowLeft");
   await page.keyboard.press("Enter");
@@ -181,10 +187,9 @@ try {
   await fork.close();
 
   await page.getByRole("button", { name: "Resume" }).click();
-  await until(page, "it resumes", () => __acdit.state === "live");
+  await until(page, "it resumes from the block chosen", (last) => __acdit.state === "live" && __acdit.header.generation > last, last);
 
-  const generation = () => page.evaluate(() => __acdit.header.generation);
-  let last = await generation();
+  last = await generation();
   await page.locator("#seed").fill("42");
   await page.getByRole("button", { name: "Restart" }).click();
   await until(page, "a restart begins a new generation", (last) => __acdit.header.generation > last, last);
