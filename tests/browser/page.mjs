@@ -62,11 +62,11 @@ async function stopServer(server) {
 }
 
 /** A page that fails the script on console errors, exceptions and requests to anywhere else. */
-async function openPage(browser, { tolerate = [], init } = {}) {
+async function openPage(browser, { tolerate = [], init, address = origin } = {}) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
   const faults = watch(page, tolerate);
   if (init) await page.addInitScript(init);
-  await page.goto(origin);
+  await page.goto(address);
   return { page, faults };
 }
 
@@ -185,6 +185,17 @@ try {
   await until(fork, "the fork's page says that its session is gone", () => __acdit.state === "gone");
   assert.deepEqual(forkFaults, []);
   await fork.close();
+
+  await page.getByLabel("private").check();
+  const [own] = await Promise.all([page.waitForEvent("popup"), page.getByRole("button", { name: "New session" }).click()]);
+  await own.waitForURL(/\?session=[0-9a-f]{16}$/);
+  await until(own, "a private session begins in a page of its own", () => __acdit.state === "live");
+  const other = await openPage(browser, { tolerate: [/Unexpected response code: 403/], address: own.url() });
+  await until(other.page, "another page is told that the session is private", () => __acdit.state === "taken");
+  await own.close();
+  await until(other.page, "it joins when the place is free", () => __acdit.state === "live");
+  assert.deepEqual(other.faults, []);
+  await other.page.close();
 
   await page.getByRole("button", { name: "Resume" }).click();
   await until(page, "it resumes from the block chosen", (last) => __acdit.state === "live" && __acdit.header.generation > last, last);
