@@ -3,7 +3,7 @@
 use std::{path::Path, process::Command};
 
 #[test]
-fn the_page_plays_steers_continues_and_reconnects() {
+fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
     for needed in

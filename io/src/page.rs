@@ -8,7 +8,7 @@ use axum::{
 };
 
 /// Path, content type and bytes of every file.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 12] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
     ("/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
@@ -18,6 +18,8 @@ const FILES: [(&str, &str, &str); 10] = [
     ("/player.mjs", "text/javascript; charset=utf-8", include_str!("../web/player.mjs")),
     ("/playout.mjs", "text/javascript; charset=utf-8", include_str!("../web/playout.mjs")),
     ("/protocol.mjs", "text/javascript; charset=utf-8", include_str!("../web/protocol.mjs")),
+    ("/rewind.mjs", "text/javascript; charset=utf-8", include_str!("../web/rewind.mjs")),
+    ("/sessions.mjs", "text/javascript; charset=utf-8", include_str!("../web/sessions.mjs")),
     ("/timeline.mjs", "text/javascript; charset=utf-8", include_str!("../web/timeline.mjs")),
 ];
 

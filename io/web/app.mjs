@@ -1,8 +1,10 @@
-// Wires connection, player, controls and timeline, and says in which state the page is.
+// Wires connection, player, controls, timeline and sessions, and says in which state the page is.
 
 import { Connection } from "/connection.mjs";
 import { Controls } from "/controls.mjs";
 import { Player, bestKind } from "/player.mjs";
+import { Rewind } from "/rewind.mjs";
+import { SessionList, isMain, obstacle, openSession, pageOf, session, socketPath } from "/sessions.mjs";
 import { Timeline, labelColour } from "/timeline.mjs";
 
 const element = (id) => document.getElementById(id);
@@ -14,6 +16,8 @@ const STATES = {
   slow: { title: "Slow" },
   lost: { title: "Reconnecting", text: "The server does not answer" },
   refused: { title: "Refused" },
+  gone: { title: "No such session", text: `There is no session ${session}: it was deleted, or the server began anew without it` },
+  taken: { title: "Private session", text: "Its viewer is here already; this page joins when it has left" },
 };
 /** A picture later than so many blocks means that something is slow. */
 const LATE_BLOCKS = 3;
@@ -21,7 +25,7 @@ const LATE_BLOCKS = 3;
 const SLOW_LINGERS = 3000;
 
 /** What tests and curious people can read. */
-const stats = { state: "connecting", drawn: 0, dropped: 0, connects: 0, kind: null, header: null };
+const stats = { state: "connecting", next: null, drawn: 0, dropped: 0, connects: 0, kind: null, header: null };
 globalThis.__acdit = stats;
 
 const forced = new URLSearchParams(location.search).get("kind");
@@ -35,10 +39,19 @@ let slowUntil = 0;
 let decodeErrors = 0;
 
 const timeline = new Timeline(element("timeline"), element("timeline-text"));
-const controls = new Controls((...request) => connection.send(...request));
+const controls = new Controls((...request) => connection.send(...request), { clips: isMain });
+const rewind = new Rewind({
+  rewind: (block) => controls.ask("rewind", `Rewind to block ${block}`, { block }),
+  fork: (block) => controls.ask("fork", `Fork at block ${block}`, { block }, { applied: openSession }),
+});
+const sessions = new SessionList();
 const scheme = location.protocol === "https:" ? "wss" : "ws";
-const connection = new Connection(`${scheme}://${location.host}/ws`, {
-  connecting: () => (stats.connects ? setState("lost", "Trying now") : setState("connecting")),
+const connection = new Connection(`${scheme}://${location.host}${socketPath}`, {
+  connecting: () => {
+    if (stats.state === "taken") return;
+    if (stats.connects) setState("lost", "Trying now");
+    else setState("connecting");
+  },
   hello,
   packet: (packet) => player?.push(packet),
   state: follow,
@@ -49,7 +62,8 @@ const connection = new Connection(`${scheme}://${location.host}/ws`, {
   roundTrip: (milliseconds) => (roundTrip = milliseconds),
   lost: ({ retryIn }) => {
     stop();
-    setState("lost", `Next attempt in ${(retryIn / 1000).toFixed(1)} s`);
+    if (stats.state !== "taken") setState("lost", `Next attempt in ${(retryIn / 1000).toFixed(1)} s`);
+    explain();
   },
   refused: (reason) => {
     stop();
@@ -66,7 +80,8 @@ async function hello(message) {
   player = new Player(element("stream"), info, kind, { onDraw: drawn, onError: decodeFailed });
   timeline.reset(info.labels);
   controls.reset(info, message.upload_bytes);
-  controls.enable(true);
+  sessions.reset(info);
+  enable(true);
   element("world").textContent = info.world;
   element("codec").textContent = kind === "h264" ? info.codec : "JPEG";
   element("stage").style.aspectRatio = `${info.display.width} / ${info.display.height}`;
@@ -86,7 +101,9 @@ function follow(state) {
   if (state.underruns > underruns) slowUntil = performance.now() + SLOW_LINGERS;
   underruns = state.underruns;
   paused = state.paused;
+  stats.next = state.block;
   controls.follow(state);
+  rewind.follow(state);
   settle();
 }
 
@@ -114,7 +131,21 @@ function decodeFailed(error) {
 function stop() {
   player?.close();
   player = null;
-  controls.enable(false);
+  enable(false);
+}
+
+function enable(ready) {
+  controls.enable(ready);
+  rewind.enable(ready);
+}
+
+/** Says why a connection ended or never began, where the server still tells. A private session may become free. */
+async function explain() {
+  const why = await obstacle();
+  if (player) return;
+  if (why === "gone") connection.close();
+  if (why) setState(why);
+  else if (stats.state === "taken") setState("lost");
 }
 
 /** Chooses between the states of a connection that works. */
@@ -135,7 +166,8 @@ function setState(state, text = STATES[state].text ?? "") {
   write("veil-title", title);
   write("veil-text", text);
   element("veil").hidden = playing;
-  element("retry").hidden = state !== "lost" && state !== "refused";
+  element("retry").hidden = !["lost", "refused", "gone", "taken"].includes(state);
+  element("to-main").hidden = state !== "gone" && state !== "taken";
   if (playing) element("showing").hidden = element("numbers").hidden = false;
 }
 
@@ -144,6 +176,9 @@ function write(id, text) {
   if (element(id).textContent !== text) element(id).textContent = text;
 }
 
+element("which").textContent = session;
+element("which").hidden = isMain;
+element("to-main").href = pageOf("main");
 element("retry").onclick = () => connection.connect();
 setInterval(() => {
   settle();

@@ -50,7 +50,13 @@ export class Connection {
     this.#closed({ code: 1006 });
   }
 
-  /** Sends a request. `answers` may have `received()`, `applied(block)` and `refused({ code, message })`. */
+  /** Ends it for good, or until `connect()`. */
+  close() {
+    clearTimeout(this.#timers.retry);
+    this.#drop();
+  }
+
+  /** Sends a request. `answers` may have `received()`, `applied(block, session)`, the latter of a fork, and `refused({ code, message })`. */
   send(type, fields = {}, answers = {}) {
     if (this.#socket?.readyState !== WebSocket.OPEN) {
       answers.refused?.({ code: "offline", message: "not connected" });
@@ -84,7 +90,7 @@ export class Connection {
         return;
       case "applied":
         this.#open.delete(id);
-        return open?.applied?.(message.block);
+        return open?.applied?.(message.block, message.session);
       case "refused":
         this.#open.delete(id);
         return open?.refused?.(message);

@@ -1,4 +1,4 @@
-// The panel: label buttons and keys, pause, step, restart, and the clip to continue from.
+// The panel: label buttons and keys, pause, step, restart, and the clip to continue from. What others ask for is said here, too.
 //
 // What was asked for is shown at once, what is in effect only when the server says so: a button is "pending" until its
 // request is applied, and the line below tells received, applied at block n, on screen.
@@ -13,6 +13,7 @@ const element = (id) => document.getElementById(id);
 
 export class Controls {
   #send;
+  #clips;
   #labels = [];
   #buttons = [];
   #paused = false;
@@ -20,15 +21,16 @@ export class Controls {
   #awaited = null;
   #uploadLimit = Infinity;
 
-  /** `send(type, fields, answers)` as in Connection. */
-  constructor(send) {
+  /** `send(type, fields, answers)` as in Connection; `clips`: whether this session takes them. */
+  constructor(send, { clips }) {
     this.#send = send;
+    this.#clips = clips;
     element("pause").onclick = () => this.#togglePause();
-    element("step").onclick = () => this.#ask("step", "Step");
+    element("step").onclick = () => this.ask("step", "Step");
     element("restart").onsubmit = (event) => {
       event.preventDefault();
       const seed = element("seed").value.trim();
-      this.#ask("restart", seed ? `Restart with seed ${seed}` : "Restart", seed ? { seed: Number(seed) } : {});
+      this.ask("restart", seed ? `Restart with seed ${seed}` : "Restart", seed ? { seed: Number(seed) } : {});
     };
     document.addEventListener("keydown", (event) => this.#key(event));
     this.#watchUploads();
@@ -38,7 +40,9 @@ export class Controls {
   reset({ labels }, uploadLimit) {
     this.#labels = labels;
     this.#uploadLimit = uploadLimit;
-    element("upload-answer").textContent = `MP4, AVI, MKV or WebM, up to ${mebibytes(uploadLimit)}`;
+    element("upload-answer").textContent = this.#clips
+      ? `MP4, AVI, MKV or WebM, up to ${mebibytes(uploadLimit)}`
+      : "Only the main session takes clips";
     this.#awaited = null;
     const cross = Object.keys(ARROWS).every((key) => labels.some((label) => label.key === key));
     const others = labels.filter((label) => !ARROWS[label.key]).length;
@@ -75,8 +79,9 @@ export class Controls {
     element("pause").disabled = !ready;
     element("step").disabled = !ready || !this.#paused;
     element("restart").querySelector("button").disabled = !ready;
-    element("clip").disabled = !ready;
-    element("upload").classList.toggle("disabled", !ready);
+    const uploads = ready && this.#clips;
+    element("clip").disabled = !uploads;
+    element("upload").classList.toggle("disabled", !uploads);
   }
 
   /** Follows what the server announces. */
@@ -100,26 +105,28 @@ export class Controls {
   #choose(index) {
     const button = this.#buttons[index];
     button.classList.add("pending");
-    this.#ask("label", this.#labels[index].name, { index }, () => button.classList.remove("pending"));
+    this.ask("label", this.#labels[index].name, { index }, { settled: () => button.classList.remove("pending") });
   }
 
   #togglePause() {
-    this.#ask(this.#paused ? "resume" : "pause", this.#paused ? "Resume" : "Pause");
+    this.ask(this.#paused ? "resume" : "pause", this.#paused ? "Resume" : "Pause");
   }
 
-  #ask(type, what, fields = {}, settled = () => {}) {
+  /** Sends a request and tells how it goes. `applied(session, answer)` may add to the line that says so. */
+  ask(type, what, fields = {}, { settled, applied } = {}) {
     const awaited = { what, asked: performance.now(), generation: 0 };
     this.#awaited = null;
     this.#say(`${what}: sent`, "sent");
     this.#send(type, fields, {
       received: () => this.#say(`${what}: received`, "received"),
-      applied: (block) => {
-        settled();
+      applied: (block, session) => {
+        settled?.();
         this.#say(`${what}: applied at block ${block}`, "applied", block);
+        applied?.(session, element("answer"));
         if (type === "label") this.#awaited = { ...awaited, block };
       },
       refused: ({ message }) => {
-        settled();
+        settled?.();
         this.#say(`${what}: ${message}`, "refused");
       },
     });
@@ -134,16 +141,18 @@ export class Controls {
 
   #key(event) {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || !this.#ready) return;
-    if (event.target instanceof HTMLInputElement) return;
+    if (event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement) return;
     const label = this.#labels.findIndex(({ key }) => key === event.key);
     const act =
       label >= 0
         ? () => this.#choose(label)
-        : event.key === " " && !(event.target instanceof HTMLButtonElement)
+        : event.key === " " && !event.target.closest("button, summary")
           ? () => this.#togglePause()
           : event.key === "." && this.#paused
             ? () => element("step").click()
-            : null;
+            : event.key === "Backspace"
+              ? () => element("back").click()
+              : null;
     if (!act) return;
     event.preventDefault();
     if (!event.repeat) act();
@@ -156,7 +165,7 @@ export class Controls {
       input.value = "";
     };
     const stage = element("stage");
-    const carriesFile = (event) => event.dataTransfer?.types.includes("Files");
+    const carriesFile = (event) => this.#clips && event.dataTransfer?.types.includes("Files");
     let depth = 0;
     document.addEventListener("dragenter", (event) => {
       if (carriesFile(event) && ++depth === 1) stage.classList.add("dropping");
@@ -170,7 +179,7 @@ export class Controls {
       depth = 0;
       stage.classList.remove("dropping");
       const file = event.dataTransfer?.files[0];
-      if (file && this.#ready) this.#upload(file);
+      if (file && this.#ready && this.#clips) this.#upload(file);
     });
   }
 

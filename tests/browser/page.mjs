@@ -62,10 +62,18 @@ async function stopServer(server) {
 }
 
 /** A page that fails the script on console errors, exceptions and requests to anywhere else. */
-async function openPage(browser, { tolerate = [], init } = {}) {
+async function openPage(browser, { tolerate = [], init, address = origin } = {}) {
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
-  page.setDefaultTimeout(PATIENCE);
+  const faults = watch(page, tolerate);
+  if (init) await page.addInitScript(init);
+  await page.goto(address);
+  return { page, faults };
+}
+
+/** What goes wrong on a page from now on. */
+function watch(page, tolerate) {
   const faults = [];
+  page.setDefaultTimeout(PATIENCE);
   page.on("pageerror", (error) => faults.push(`exception: ${error.message}`));
   page.on("console", (message) => {
     const text = message.text();
@@ -74,9 +82,7 @@ async function openPage(browser, { tolerate = [], init } = {}) {
   page.on("request", (request) => {
     if (!request.url().startsWith(origin) && !/^(data|blob):/.test(request.url())) faults.push(`request: ${request.url()}`);
   });
-  if (init) await page.addInitScript(init);
-  await page.goto(origin);
-  return { page, faults };
+  return faults;
 }
 
 /** Waits until the page's own figures satisfy a predicate, which runs in the page. */
@@ -146,16 +152,56 @@ try {
   await page.keyboard.press("Space");
   await until(page, "Space pauses", () => __acdit.state === "paused");
   await until(page, "pausing was applied", () => document.getElementById("answer").dataset.phase === "applied");
-  const frames = () => page.evaluate(() => __acdit.header.frame);
-  const before = await frames();
   await page.getByRole("button", { name: "Step" }).click();
-  await until(page, "a step shows more frames", (frame) => __acdit.header.frame > frame, before);
-  await page.getByRole("button", { name: "Resume" }).click();
-  await until(page, "it resumes", () => __acdit.state === "live");
+  await until(page, "a step shows its block", () => {
+    const { textContent, dataset } = document.getElementById("answer");
+    const block = Number(dataset.block);
+    return textContent.startsWith("Step: applied") && __acdit.header.block === block && __acdit.next === block + 1;
+  });
 
   const generation = () => page.evaluate(() => __acdit.header.generation);
+  const at = await page.evaluate(() => __acdit.next);
+  await page.keyboard.press("Backspace");
+  await until(page, "Backspace goes eight blocks back", (block) => __acdit.next === block, at - 8);
+  await page.keyboard.press(".");
+  await until(page, "the block on screen is one from before", (block) => {
+    return document.getElementById("block").textContent === String(block) && __acdit.next === block + 1;
+  }, at - 8);
   let last = await generation();
-  await page.getByLabel("Seed").fill("42");
+  await page.locator("#at").focus();
+  for (let press = 0; press < 3; press++) await page.keyboard.press("ArrowLeft");
+  await page.keyboard.press("Enter");
+  await until(page, "the slider goes back to the block chosen", (block) => __acdit.next === block, at - 10);
+
+  const [fork] = await Promise.all([page.waitForEvent("popup"), page.getByRole("button", { name: "Fork" }).click()]);
+  const forkFaults = watch(fork, [/the server responded with a status of 404/]);
+  await fork.waitForURL(/\?session=[0-9a-f]{16}$/);
+  await until(fork, "a fork opens and shows its own pictures", (block) => __acdit.state === "live" && __acdit.header.block >= block, at - 10);
+  assert.equal(await page.evaluate(() => __acdit.next), at - 10, "the session that was forked stays where it was");
+  await page.getByText("Sessions", { exact: true }).click();
+  page.once("dialog", (dialog) => dialog.accept());
+  await page.getByRole("button", { name: "Delete session" }).click();
+  await until(page, "the list shows that the fork is deleted", () => document.getElementById("session-list").childElementCount === 1);
+  await until(fork, "the fork's page says that its session is gone", () => __acdit.state === "gone");
+  assert.deepEqual(forkFaults, []);
+  await fork.close();
+
+  await page.getByLabel("private").check();
+  const [own] = await Promise.all([page.waitForEvent("popup"), page.getByRole("button", { name: "New session" }).click()]);
+  await own.waitForURL(/\?session=[0-9a-f]{16}$/);
+  await until(own, "a private session begins in a page of its own", () => __acdit.state === "live");
+  const other = await openPage(browser, { tolerate: [/Unexpected response code: 403/], address: own.url() });
+  await until(other.page, "another page is told that the session is private", () => __acdit.state === "taken");
+  await own.close();
+  await until(other.page, "it joins when the place is free", () => __acdit.state === "live");
+  assert.deepEqual(other.faults, []);
+  await other.page.close();
+
+  await page.getByRole("button", { name: "Resume" }).click();
+  await until(page, "it resumes from the block chosen", (last) => __acdit.state === "live" && __acdit.header.generation > last, last);
+
+  last = await generation();
+  await page.locator("#seed").fill("42");
   await page.getByRole("button", { name: "Restart" }).click();
   await until(page, "a restart begins a new generation", (last) => __acdit.header.generation > last, last);
   await until(page, "the seed is shown", () => document.getElementById("seed").placeholder.includes("42"));
