@@ -142,19 +142,20 @@ pub async fn serve_sessions(
     if !address.ip().is_loopback() {
         return Err(Error::NotLoopback(address));
     }
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let app = App {
         session: main.id.clone(),
         source: main.source.clone(),
         hub: main.hub.clone(),
-        rooms: Rooms::new(maker, config.max_sessions),
+        rooms: Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone()),
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
-        stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        stop,
+        tasks,
         config: Arc::new(config),
     };
     for session in std::iter::once(main).chain(others) {
-        app.rooms.add(&app, session);
+        app.rooms.add(session);
     }
     let router = routes(app.clone(), Allowed::for_address(address));
 

@@ -20,7 +20,7 @@ use axum::{
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::waiting_line::Line;
 use crate::{
@@ -55,15 +55,25 @@ pub(crate) struct Rooms {
     maker: Option<Arc<dyn Sessions>>,
     places: Arc<Semaphore>,
     line: Line,
+    /// The server's own: a session ends with the server, not with one that it was forked from.
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Rooms {
-    pub(crate) fn new(maker: Option<Arc<dyn Sessions>>, max_sessions: usize) -> Self {
+    pub(crate) fn new(
+        maker: Option<Arc<dyn Sessions>>,
+        max_sessions: usize,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             rooms: Arc::default(),
             maker,
             places: Arc::new(Semaphore::new(max_sessions)),
             line: Line::default(),
+            stop,
+            tasks,
         }
     }
 
@@ -77,32 +87,27 @@ impl Rooms {
     }
 
     /// Takes in a session that was there before the server, even if there is no place for it.
-    pub(crate) fn add(&self, app: &App, session: Session) {
+    pub(crate) fn add(&self, session: Session) {
         let place = (session.id != MAIN).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
-        self.seat(app, session, place);
+        self.seat(session, place);
     }
 
-    fn seat(&self, app: &App, session: Session, place: Option<OwnedSemaphorePermit>) {
+    fn seat(&self, session: Session, place: Option<OwnedSemaphorePermit>) {
         let Session { id, source, hub, private, unattended } = session;
-        let (stop, _place) = (app.stop.child_token(), place.map(Arc::new));
-        app.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
+        let (stop, _place) = (self.stop.child_token(), place.map(Arc::new));
+        self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
         let room = Room { id: id.clone(), source, hub, private, unattended, stop, _place };
         self.lock().insert(id, room);
     }
 
     /// Begins a session if there is a place for it, and returns its id.
-    pub(crate) async fn open(&self, app: &App, wanted: Wanted) -> Result<String, Refusal> {
+    pub(crate) async fn open(&self, wanted: Wanted) -> Result<String, Refusal> {
         let place = self.places.clone().try_acquire_owned();
         let place = place.map_err(|_| refused("full", "all sessions are taken: try again later"))?;
-        self.open_in(app, wanted, place).await
+        self.open_in(wanted, place).await
     }
 
-    async fn open_in(
-        &self,
-        app: &App,
-        wanted: Wanted,
-        place: OwnedSemaphorePermit,
-    ) -> Result<String, Refusal> {
+    async fn open_in(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
         let Some(maker) = self.maker.clone() else {
             return Err(refused("unsupported", "this world has one session only"));
         };
@@ -115,7 +120,7 @@ impl Rooms {
         });
         let failed = |_| refused("failed", "the world could not do that");
         let (source, hub) = opening.await.map_err(failed)??;
-        self.seat(app, Session { id: id.clone(), source, hub, private, unattended }, Some(place));
+        self.seat(Session { id: id.clone(), source, hub, private, unattended }, Some(place));
         Ok(id)
     }
 
@@ -235,7 +240,7 @@ pub(crate) async fn create(
     // The guard has checked it: it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let begun = move |session: String| Begun { ws: format!("ws://{host}/ws/{session}"), session };
-    match app.rooms.open(&app, wanted.clone()).await {
+    match app.rooms.open(wanted.clone()).await {
         Ok(session) => Ok((StatusCode::CREATED, Json(begun(session))).into_response()),
         Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),
         Err(refusal) => Err(rejected(refusal)),
