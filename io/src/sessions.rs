@@ -19,7 +19,7 @@ use axum::{
 };
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::waiting_line::Line;
@@ -107,7 +107,23 @@ impl Rooms {
         self.open_in(wanted, place).await
     }
 
+    /// Begins a session in a place. Whoever asked may leave meanwhile, and the world makes it all the same: it is waited
+    /// for in any case, and ended if nobody is left to learn its id.
     async fn open_in(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let rooms = self.clone();
+        self.tasks.spawn(async move {
+            let unheard = answer.send(rooms.make(wanted, place).await);
+            if let Err(Ok(id)) = unheard
+                && rooms.close(&id).await.is_err()
+            {
+                tracing::debug!(id, "a session that nobody waits for any more was gone already");
+            }
+        });
+        answered.await.unwrap_or_else(|_| Err(failed()))
+    }
+
+    async fn make(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
         let Some(maker) = self.maker.clone() else {
             return Err(refused("unsupported", "this world has one session only"));
         };
@@ -118,8 +134,7 @@ impl Rooms {
             let id = id.clone();
             move || maker.open(&id, &wanted)
         });
-        let failed = |_| refused("failed", "the world could not do that");
-        let (source, hub) = opening.await.map_err(failed)??;
+        let (source, hub) = opening.await.map_err(|_| failed())??;
         self.seat(Session { id: id.clone(), source, hub, private, unattended }, Some(place));
         Ok(id)
     }
@@ -149,6 +164,10 @@ impl Rooms {
 
 fn refused(code: &str, message: &str) -> Refusal {
     Refusal::new(code, message)
+}
+
+fn failed() -> Refusal {
+    refused("failed", "the world could not do that")
 }
 
 /// What `POST /api/sessions` takes; all of it optional.

@@ -189,3 +189,34 @@ async fn a_fork_outlives_the_session_that_it_left() {
     assert_eq!(next_packet(&mut of_fork).await, packet(0, true));
     assert_eq!(next_packet(&mut house.watch(&fork).await).await, packet(0, true));
 }
+
+#[tokio::test]
+async fn a_session_that_nobody_waits_for_is_ended_and_its_place_is_free_again() {
+    // One connection at a time: another is served when the one before it is gone.
+    let config = ServerConfig { max_sessions: 1, max_connections: 1, ..ServerConfig::default() };
+    let mut house = House::closed(config).await;
+    let mut leaver = TcpStream::connect(house.address).await.unwrap();
+    let head = format!("POST /api/sessions HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", house.address);
+    leaver.write_all(head.as_bytes()).await.unwrap();
+    let (left, _) = house.opened().await;
+    drop(leaver);
+    let full = house.ask("POST", "/api/sessions", "").await;
+    assert_eq!((full.status, full.code().as_str()), (429, "full"), "the world is still making it");
+    house.gate.take();
+    assert_eq!(house.ended().await, left);
+    assert_eq!(house.ask("POST", "/api/sessions", "").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_fork_whose_viewer_left_is_ended() {
+    let mut house = House::closed(ServerConfig::default()).await;
+    let mut viewer = house.watch(MAIN).await;
+    viewer.request(Request::Fork { block: 0 }).await.unwrap();
+    let (fork, _) = house.opened().await;
+    drop(viewer);
+    while house.ask("GET", "/api/sessions/main", "").await.json()["viewers"] != 0 {}
+    house.gate.take();
+    assert_eq!(house.ended().await, fork);
+    let listed = house.ask("GET", "/api/sessions", "").await.json();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+}
