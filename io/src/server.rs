@@ -21,7 +21,7 @@ use hyper_util::{
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -102,11 +102,9 @@ pub(crate) struct App {
 
 impl App {
     /// This server, as the viewers of one session see it.
-    fn of(&self, id: &str) -> Result<Self, Rejection> {
-        let room = self.rooms.get(id)?;
-        room.admits()?;
+    fn of(self, id: String, room: Room) -> Self {
         let Room { source, hub, stop, .. } = room;
-        Ok(Self { session: id.to_owned(), source, hub, stop, ..self.clone() })
+        Self { session: id, source, hub, stop, ..self }
     }
 }
 
@@ -254,10 +252,21 @@ async fn upgrade_to(
     Path(id): Path<String>,
     websocket: WebSocketUpgrade,
 ) -> Result<Response, Rejection> {
-    upgrade(State(app.of(&id)?), websocket).await
+    let room = app.rooms.get(&id)?;
+    let seat = room.admit()?;
+    admit(app.of(id, room), Some(seat), websocket)
 }
 
-async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Result<Response, Rejection> {
+async fn upgrade(State(app): State<App>, websocket: WebSocketUpgrade) -> Result<Response, Rejection> {
+    admit(app, None, websocket)
+}
+
+/// Lets a viewer in if there is room for it, with the seat that it has in its session.
+fn admit(
+    app: App,
+    seat: Option<OwnedSemaphorePermit>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Rejection> {
     let full = |_| {
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "full", "no seat is free for another viewer")
             .retry_after()
@@ -272,7 +281,7 @@ async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Result<Re
     Ok(upgrade.on_upgrade(async move |websocket| {
         let viewer = tasks.track_future(socket::run(websocket, app));
         viewer.await;
-        drop(permit);
+        drop((permit, seat));
     }))
 }
 

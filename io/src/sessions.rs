@@ -42,6 +42,8 @@ pub(crate) struct Room {
     pub(crate) hub: Hub,
     private: bool,
     unattended: bool,
+    /// One permit for each viewer that may be there, taken before its hello.
+    seats: Arc<Semaphore>,
     /// Ends its viewers' connections.
     pub(crate) stop: CancellationToken,
     /// Its place among the sessions; the main one needs none.
@@ -96,7 +98,8 @@ impl Rooms {
         let Session { id, source, hub, private, unattended } = session;
         let (stop, _place) = (self.stop.child_token(), place.map(Arc::new));
         self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
-        let room = Room { id: id.clone(), source, hub, private, unattended, stop, _place };
+        let seats = Arc::new(Semaphore::new(if private { 1 } else { Semaphore::MAX_PERMITS }));
+        let room = Room { id: id.clone(), source, hub, private, unattended, seats, stop, _place };
         self.lock().insert(id, room);
     }
 
@@ -221,13 +224,11 @@ impl Room {
         }
     }
 
-    /// Whether another viewer may come: a private session has one at a time.
-    pub(crate) fn admits(&self) -> Result<(), Rejection> {
-        if self.private && self.hub.stats().viewers > 0 {
-            let message = "this session is private, and its viewer is here already";
-            return Err(Rejection::new(StatusCode::FORBIDDEN, "private", message));
-        }
-        Ok(())
+    /// A viewer's seat, to be held for as long as it is connected: a private session has one.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Rejection> {
+        let message = "this session is private, and its viewer is here already";
+        let private = |_| Rejection::new(StatusCode::FORBIDDEN, "private", message);
+        self.seats.clone().try_acquire_owned().map_err(private)
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+use tokio_tungstenite::{connect_async, tungstenite};
 
 use crate::harness::{Answer, Idle, exchange, next_packet, packet};
 
@@ -95,7 +96,11 @@ impl House {
     }
 
     async fn watch(&self, id: &str) -> Client {
-        Client::connect(&format!("ws://{}/ws/{id}", self.address), Kind::H264).await.unwrap()
+        Client::connect(&self.url(id), Kind::H264).await.unwrap()
+    }
+
+    fn url(&self, id: &str) -> String {
+        format!("ws://{}/ws/{id}", self.address)
     }
 }
 
@@ -219,4 +224,19 @@ async fn a_fork_whose_viewer_left_is_ended() {
     assert_eq!(house.ended().await, fork);
     let listed = house.ask("GET", "/api/sessions", "").await.json();
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+}
+
+#[tokio::test]
+async fn a_private_session_has_one_viewer_even_before_its_hello() {
+    let mut house = House::open(ServerConfig::default()).await;
+    assert_eq!(house.ask("POST", "/api/sessions", r#"{"private": true}"#).await.status, 201);
+    let (id, _) = house.opened().await;
+    let url = house.url(&id);
+    let (silent, _) = connect_async(&url).await.unwrap();
+    let Err(tungstenite::Error::Http(response)) = connect_async(&url).await else { panic!("let in") };
+    assert_eq!(response.status(), tungstenite::http::StatusCode::FORBIDDEN);
+    let body: Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
+    assert_eq!(body["code"], "private");
+    drop(silent);
+    while Client::connect(&url, Kind::H264).await.is_err() {}
 }
