@@ -56,7 +56,7 @@ pub struct ServerConfig {
     pub upload_bytes: usize,
     /// Longest time for a clip to arrive, and again for the world to take it.
     pub upload_deadline: Duration,
-    /// Longest time for a request's headers, an idle connection included, and for a viewer's hello.
+    /// Longest time for a request's headers, an idle connection included, for a viewer's hello, and for a session's fields.
     pub header_deadline: Duration,
     /// Longest time for one message to leave; then the viewer is dropped.
     pub write_deadline: Duration,

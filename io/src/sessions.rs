@@ -12,14 +12,17 @@ use std::{
 
 use axum::{
     Json,
-    body::Bytes,
+    body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::waiting_line::Line;
@@ -29,10 +32,14 @@ use crate::{
     protocol,
     server::{App, report_demand},
     source::{Fork, Refusal, Session, Sessions, Wanted, WorldSource},
+    upload,
 };
 
 /// The session that `/ws` shows.
 pub const MAIN: &str = "main";
+
+/// Largest body that asks for a session, in bytes.
+const FIELDS_BYTES: usize = 16 << 10;
 
 /// A session that is being served.
 #[derive(Clone)]
@@ -235,8 +242,12 @@ impl Room {
 pub(crate) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Rejection> {
+    let message = "the session's fields took too long to arrive";
+    let late = |_| Rejection::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message);
+    let fields = upload::collect(body, FIELDS_BYTES, "the session's fields");
+    let body = timeout(app.config.header_deadline, fields).await.map_err(late)??;
     let bad = |message: String| Rejection::new(StatusCode::BAD_REQUEST, "bad_fields", message);
     let asked: Asked = match body.is_empty() {
         true => Asked::default(),

@@ -240,3 +240,22 @@ async fn a_private_session_has_one_viewer_even_before_its_hello() {
     drop(silent);
     while Client::connect(&url, Kind::H264).await.is_err() {}
 }
+
+#[tokio::test]
+async fn the_fields_of_a_session_must_be_short_and_come_soon() {
+    let config = ServerConfig { header_deadline: Duration::from_millis(200), ..ServerConfig::default() };
+    let house = House::open(config).await;
+    let ask = async |headers: &str, body: &str| {
+        let head = format!("POST /api/sessions HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", house.address);
+        exchange(house.address, format!("{head}{headers}\r\n\r\n{body}").as_bytes(), false).await
+    };
+    let never = ask("Content-Length: 10", "").await;
+    assert_eq!((never.status, never.code().as_str()), (408, "too_slow"));
+    let announced = ask("Content-Length: 16385", "").await;
+    assert_eq!((announced.status, announced.code().as_str()), (413, "too_large"));
+    let unannounced = format!("4001\r\n{}\r\n0\r\n\r\n", " ".repeat(16385));
+    let unannounced = ask("Transfer-Encoding: chunked", &unannounced).await;
+    assert_eq!((unannounced.status, unannounced.code().as_str()), (413, "too_large"));
+    let padded = format!("{}{{}}", " ".repeat(16382));
+    assert_eq!(house.ask("POST", "/api/sessions", &padded).await.status, 201);
+}
