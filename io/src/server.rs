@@ -21,7 +21,7 @@ use hyper_util::{
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -56,7 +56,7 @@ pub struct ServerConfig {
     pub upload_bytes: usize,
     /// Longest time for a clip to arrive, and again for the world to take it.
     pub upload_deadline: Duration,
-    /// Longest time for a request's headers, an idle connection included, and for a viewer's hello.
+    /// Longest time for a request's headers, an idle connection included, for a viewer's hello, and for a session's fields.
     pub header_deadline: Duration,
     /// Longest time for one message to leave; then the viewer is dropped.
     pub write_deadline: Duration,
@@ -102,11 +102,9 @@ pub(crate) struct App {
 
 impl App {
     /// This server, as the viewers of one session see it.
-    fn of(&self, id: &str) -> Result<Self, Rejection> {
-        let room = self.rooms.get(id)?;
-        room.admits()?;
+    fn of(self, id: String, room: Room) -> Self {
         let Room { source, hub, stop, .. } = room;
-        Ok(Self { session: id.to_owned(), source, hub, stop, ..self.clone() })
+        Self { session: id, source, hub, stop, ..self }
     }
 }
 
@@ -142,19 +140,20 @@ pub async fn serve_sessions(
     if !address.ip().is_loopback() {
         return Err(Error::NotLoopback(address));
     }
+    let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let app = App {
         session: main.id.clone(),
         source: main.source.clone(),
         hub: main.hub.clone(),
-        rooms: Rooms::new(maker, config.max_sessions),
+        rooms: Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone()),
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
-        stop: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        stop,
+        tasks,
         config: Arc::new(config),
     };
     for session in std::iter::once(main).chain(others) {
-        app.rooms.add(&app, session);
+        app.rooms.add(session);
     }
     let router = routes(app.clone(), Allowed::for_address(address));
 
@@ -253,10 +252,21 @@ async fn upgrade_to(
     Path(id): Path<String>,
     websocket: WebSocketUpgrade,
 ) -> Result<Response, Rejection> {
-    upgrade(State(app.of(&id)?), websocket).await
+    let room = app.rooms.get(&id)?;
+    let seat = room.admit()?;
+    admit(app.of(id, room), Some(seat), websocket)
 }
 
-async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Result<Response, Rejection> {
+async fn upgrade(State(app): State<App>, websocket: WebSocketUpgrade) -> Result<Response, Rejection> {
+    admit(app, None, websocket)
+}
+
+/// Lets a viewer in if there is room for it, with the seat that it has in its session.
+fn admit(
+    app: App,
+    seat: Option<OwnedSemaphorePermit>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Rejection> {
     let full = |_| {
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "full", "no seat is free for another viewer")
             .retry_after()
@@ -271,7 +281,7 @@ async fn upgrade(State(app): State<App>, upgrade: WebSocketUpgrade) -> Result<Re
     Ok(upgrade.on_upgrade(async move |websocket| {
         let viewer = tasks.track_future(socket::run(websocket, app));
         viewer.await;
-        drop(permit);
+        drop((permit, seat));
     }))
 }
 

@@ -12,15 +12,18 @@ use std::{
 
 use axum::{
     Json,
-    body::Bytes,
+    body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use rand::Rng as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::waiting_line::Line;
 use crate::{
@@ -29,10 +32,14 @@ use crate::{
     protocol,
     server::{App, report_demand},
     source::{Fork, Refusal, Session, Sessions, Wanted, WorldSource},
+    upload,
 };
 
 /// The session that `/ws` shows.
 pub const MAIN: &str = "main";
+
+/// Largest body that asks for a session, in bytes.
+const FIELDS_BYTES: usize = 16 << 10;
 
 /// A session that is being served.
 #[derive(Clone)]
@@ -42,6 +49,8 @@ pub(crate) struct Room {
     pub(crate) hub: Hub,
     private: bool,
     unattended: bool,
+    /// One permit for each viewer that may be there, taken before its hello.
+    seats: Arc<Semaphore>,
     /// Ends its viewers' connections.
     pub(crate) stop: CancellationToken,
     /// Its place among the sessions; the main one needs none.
@@ -55,15 +64,25 @@ pub(crate) struct Rooms {
     maker: Option<Arc<dyn Sessions>>,
     places: Arc<Semaphore>,
     line: Line,
+    /// The server's own: a session ends with the server, not with one that it was forked from.
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Rooms {
-    pub(crate) fn new(maker: Option<Arc<dyn Sessions>>, max_sessions: usize) -> Self {
+    pub(crate) fn new(
+        maker: Option<Arc<dyn Sessions>>,
+        max_sessions: usize,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             rooms: Arc::default(),
             maker,
             places: Arc::new(Semaphore::new(max_sessions)),
             line: Line::default(),
+            stop,
+            tasks,
         }
     }
 
@@ -77,32 +96,44 @@ impl Rooms {
     }
 
     /// Takes in a session that was there before the server, even if there is no place for it.
-    pub(crate) fn add(&self, app: &App, session: Session) {
+    pub(crate) fn add(&self, session: Session) {
         let place = (session.id != MAIN).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
-        self.seat(app, session, place);
+        self.seat(session, place);
     }
 
-    fn seat(&self, app: &App, session: Session, place: Option<OwnedSemaphorePermit>) {
+    fn seat(&self, session: Session, place: Option<OwnedSemaphorePermit>) {
         let Session { id, source, hub, private, unattended } = session;
-        let (stop, _place) = (app.stop.child_token(), place.map(Arc::new));
-        app.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
-        let room = Room { id: id.clone(), source, hub, private, unattended, stop, _place };
+        let (stop, _place) = (self.stop.child_token(), place.map(Arc::new));
+        self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
+        let seats = Arc::new(Semaphore::new(if private { 1 } else { Semaphore::MAX_PERMITS }));
+        let room = Room { id: id.clone(), source, hub, private, unattended, seats, stop, _place };
         self.lock().insert(id, room);
     }
 
     /// Begins a session if there is a place for it, and returns its id.
-    pub(crate) async fn open(&self, app: &App, wanted: Wanted) -> Result<String, Refusal> {
+    pub(crate) async fn open(&self, wanted: Wanted) -> Result<String, Refusal> {
         let place = self.places.clone().try_acquire_owned();
         let place = place.map_err(|_| refused("full", "all sessions are taken: try again later"))?;
-        self.open_in(app, wanted, place).await
+        self.open_in(wanted, place).await
     }
 
-    async fn open_in(
-        &self,
-        app: &App,
-        wanted: Wanted,
-        place: OwnedSemaphorePermit,
-    ) -> Result<String, Refusal> {
+    /// Begins a session in a place. Whoever asked may leave meanwhile, and the world makes it all the same: it is waited
+    /// for in any case, and ended if nobody is left to learn its id.
+    async fn open_in(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let rooms = self.clone();
+        self.tasks.spawn(async move {
+            let unheard = answer.send(rooms.make(wanted, place).await);
+            if let Err(Ok(id)) = unheard
+                && rooms.close(&id).await.is_err()
+            {
+                tracing::debug!(id, "a session that nobody waits for any more was gone already");
+            }
+        });
+        answered.await.unwrap_or_else(|_| Err(failed()))
+    }
+
+    async fn make(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
         let Some(maker) = self.maker.clone() else {
             return Err(refused("unsupported", "this world has one session only"));
         };
@@ -113,9 +144,8 @@ impl Rooms {
             let id = id.clone();
             move || maker.open(&id, &wanted)
         });
-        let failed = |_| refused("failed", "the world could not do that");
-        let (source, hub) = opening.await.map_err(failed)??;
-        self.seat(app, Session { id: id.clone(), source, hub, private, unattended }, Some(place));
+        let (source, hub) = opening.await.map_err(|_| failed())??;
+        self.seat(Session { id: id.clone(), source, hub, private, unattended }, Some(place));
         Ok(id)
     }
 
@@ -144,6 +174,10 @@ impl Rooms {
 
 fn refused(code: &str, message: &str) -> Refusal {
     Refusal::new(code, message)
+}
+
+fn failed() -> Refusal {
+    refused("failed", "the world could not do that")
 }
 
 /// What `POST /api/sessions` takes; all of it optional.
@@ -197,21 +231,23 @@ impl Room {
         }
     }
 
-    /// Whether another viewer may come: a private session has one at a time.
-    pub(crate) fn admits(&self) -> Result<(), Rejection> {
-        if self.private && self.hub.stats().viewers > 0 {
-            let message = "this session is private, and its viewer is here already";
-            return Err(Rejection::new(StatusCode::FORBIDDEN, "private", message));
-        }
-        Ok(())
+    /// A viewer's seat, to be held for as long as it is connected: a private session has one.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, Rejection> {
+        let message = "this session is private, and its viewer is here already";
+        let private = |_| Rejection::new(StatusCode::FORBIDDEN, "private", message);
+        self.seats.clone().try_acquire_owned().map_err(private)
     }
 }
 
 pub(crate) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Rejection> {
+    let message = "the session's fields took too long to arrive";
+    let late = |_| Rejection::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message);
+    let fields = upload::collect(body, FIELDS_BYTES, "the session's fields");
+    let body = timeout(app.config.header_deadline, fields).await.map_err(late)??;
     let bad = |message: String| Rejection::new(StatusCode::BAD_REQUEST, "bad_fields", message);
     let asked: Asked = match body.is_empty() {
         true => Asked::default(),
@@ -235,7 +271,7 @@ pub(crate) async fn create(
     // The guard has checked it: it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let begun = move |session: String| Begun { ws: format!("ws://{host}/ws/{session}"), session };
-    match app.rooms.open(&app, wanted.clone()).await {
+    match app.rooms.open(wanted.clone()).await {
         Ok(session) => Ok((StatusCode::CREATED, Json(begun(session))).into_response()),
         Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),
         Err(refusal) => Err(rejected(refusal)),

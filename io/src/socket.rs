@@ -251,10 +251,10 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
             return Ok(None);
         }
         self.answer(ServerMessage::Received { id }).await?;
-        let (app, session) = (self.app.clone(), self.app.session.clone());
+        let (rooms, session) = (self.app.rooms.clone(), self.app.session.clone());
         let answered = async move {
             let wanted = Wanted { fork: Some(Fork { session, block }), ..Wanted::default() };
-            match app.rooms.open(&app, wanted).await {
+            match rooms.open(wanted).await {
                 Ok(session) => ServerMessage::Applied { id, block, session: Some(session) },
                 Err(refusal) => refused(id, refusal),
             }

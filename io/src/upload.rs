@@ -33,7 +33,11 @@ pub(crate) async fn clip(State(app): State<App>, body: Body) -> Result<Json<Cont
     let deadline = app.config.upload_deadline;
     let late =
         |_| Rejection::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the clip took too long to arrive");
-    let clip = timeout(deadline, collect(body, app.config.upload_bytes)).await.map_err(late)??;
+    let clip =
+        timeout(deadline, collect(body, app.config.upload_bytes, "the clip")).await.map_err(late)??;
+    if clip.is_empty() {
+        return Err(Rejection::new(StatusCode::BAD_REQUEST, "empty", "the request has no clip in its body"));
+    }
 
     let (reply, answer) = Reply::channel();
     app.source.control(Control::Continue { clip }, reply);
@@ -61,28 +65,27 @@ fn refused(Refusal { code, message, detail }: Refusal) -> Rejection {
     if status == StatusCode::SERVICE_UNAVAILABLE { rejection.retry_after() } else { rejection }
 }
 
-/// Gathers a body of at most `limit` bytes, counting what arrives rather than trusting Content-Length.
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Rejection> {
+/// Gathers a body of at most `limit` bytes, counting what arrives rather than trusting Content-Length. `what` it is, for
+/// whoever sent it.
+pub(crate) async fn collect(body: Body, limit: usize, what: &str) -> Result<Bytes, Rejection> {
     let too_large = || {
-        Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("a clip may have {limit} bytes"))
+        let message = format!("{what} may have {limit} bytes");
+        Rejection::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     };
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let mut clip = BytesMut::new();
+    let mut all = BytesMut::new();
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| {
             tracing::debug!(%error, "upload");
-            Rejection::new(StatusCode::BAD_REQUEST, "incomplete", "the clip broke off before its end")
+            Rejection::new(StatusCode::BAD_REQUEST, "incomplete", format!("{what} broke off before the end"))
         })?;
-        if clip.len() + part.len() > limit {
+        if all.len() + part.len() > limit {
             return Err(too_large());
         }
-        clip.extend_from_slice(&part);
+        all.extend_from_slice(&part);
     }
-    if clip.is_empty() {
-        return Err(Rejection::new(StatusCode::BAD_REQUEST, "empty", "the request has no clip in its body"));
-    }
-    Ok(clip.freeze())
+    Ok(all.freeze())
 }

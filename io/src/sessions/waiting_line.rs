@@ -109,7 +109,7 @@ async fn stand(
         }
     };
     drop(ticket);
-    let last = match app.rooms.open_in(&app, wanted, permit).await {
+    let last = match app.rooms.open_in(wanted, permit).await {
         Ok(session) => json!(begun(session)),
         Err(Refusal { code, message, .. }) => json!({ "error": message, "code": code }),
     };

@@ -7,8 +7,10 @@ use acdit_io::{
     Size, WindowInfo, WorldInfo, WorldSource, serve,
 };
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -156,4 +158,54 @@ pub(crate) async fn next_message(client: &mut Client) -> ServerMessage {
             return message;
         }
     }
+}
+
+/// A world that does nothing.
+pub(crate) struct Idle;
+
+impl WorldSource for Idle {
+    fn info(&self) -> WorldInfo {
+        WorldInfo::default()
+    }
+    fn control(&self, _: Control, _: Reply) {}
+    fn request_keyframe(&self) {}
+    fn viewers(&self, _: usize, _: usize) {}
+}
+
+/// An HTTP response.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub(crate) fn code(&self) -> String {
+        let body = self.json();
+        assert!(body["error"].is_string() && body["request_id"].is_string(), "{body}");
+        body["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends a request verbatim, half-closes if asked to, and reads to the end.
+pub(crate) async fn exchange(address: SocketAddr, request: &[u8], half_close: bool) -> Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // The server may answer and stop reading before all of a refused body is sent.
+    let _ = stream.write_all(request).await;
+    if half_close {
+        stream.shutdown().await.unwrap();
+    }
+    let mut bytes = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut part).await {
+        bytes.extend_from_slice(&part[..read]);
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }

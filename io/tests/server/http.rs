@@ -1,55 +1,14 @@
 //! Plain HTTP on real sockets: the page, the probes, uploads with honest and lying lengths, and who is let in.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use acdit_io::{
-    Control, Error, Hub, MAIN, Refusal, ServerConfig, Session, Sessions, Wanted, WorldInfo, WorldSource,
-    serve, serve_sessions,
-};
-use serde_json::Value;
+use acdit_io::{Control, Error, Hub, Refusal, ServerConfig, serve};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::Served;
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    fn code(&self) -> String {
-        let body = self.json();
-        assert!(body["error"].is_string() && body["request_id"].is_string(), "{body}");
-        body["code"].as_str().unwrap().to_owned()
-    }
-}
-
-/// Sends a request verbatim, half-closes if asked to, and reads to the end.
-async fn exchange(address: SocketAddr, request: &[u8], half_close: bool) -> Answer {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    // The server may answer and stop reading before all of a refused body is sent.
-    let _ = stream.write_all(request).await;
-    if half_close {
-        stream.shutdown().await.unwrap();
-    }
-    let mut bytes = Vec::new();
-    let mut part = [0; 4096];
-    while let Ok(read @ 1..) = stream.read(&mut part).await {
-        bytes.extend_from_slice(&part[..read]);
-    }
-    let text = String::from_utf8(bytes).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no response: {text:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
-}
+use crate::harness::{Answer, Idle, Served, exchange};
 
 async fn get(served: &Served, path: &str) -> Answer {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", served.address);
@@ -268,112 +227,10 @@ async fn an_idle_connection_is_kept_for_the_next_request_and_then_closed() {
     assert!(!answers.to_ascii_lowercase().contains("connection: close"), "{answers}");
 }
 
-struct Idle;
-
-impl WorldSource for Idle {
-    fn info(&self) -> WorldInfo {
-        WorldInfo::default()
-    }
-    fn control(&self, _: Control, _: acdit_io::Reply) {}
-    fn request_keyframe(&self) {}
-    fn viewers(&self, _: usize, _: usize) {}
-}
-
 #[tokio::test]
 async fn addresses_that_others_can_reach_are_refused() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let hub = Hub::new(Duration::from_secs(1));
     let refused = serve(listener, Arc::new(Idle), hub, ServerConfig::default(), std::future::pending()).await;
     assert!(matches!(refused, Err(Error::NotLoopback(_))));
-}
-
-/// Makes sessions that do nothing.
-struct Maker;
-
-impl Sessions for Maker {
-    fn open(&self, _id: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
-        match wanted.steps {
-            Some(0) => Err(Refusal::new("bad_input", "no steps")),
-            _ => Ok((Arc::new(Idle), Hub::new(Duration::from_secs(1)))),
-        }
-    }
-
-    fn ended(&self, _id: &str) {}
-}
-
-/// Reads an answer of many lines as it comes.
-struct Waiting(BufReader<TcpStream>);
-
-impl Waiting {
-    async fn begin(address: SocketAddr) -> Self {
-        let body = r#"{"wait": true}"#;
-        let length = body.len();
-        let request = format!(
-            "POST /api/sessions HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
-        );
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        Self(BufReader::new(stream))
-    }
-
-    /// The next JSON object, whatever of HTTP is around it.
-    async fn next(&mut self) -> Value {
-        loop {
-            let mut line = String::new();
-            assert!(self.0.read_line(&mut line).await.unwrap() > 0, "the line goes on");
-            if line.starts_with('{') {
-                return serde_json::from_str(&line).unwrap();
-            }
-        }
-    }
-}
-
-#[tokio::test]
-async fn who_does_not_fit_waits_and_is_told_its_place() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let hub = Hub::new(Duration::from_secs(1));
-    let main =
-        Session { id: MAIN.to_owned(), source: Arc::new(Idle), hub, private: false, unattended: false };
-    let config = ServerConfig { max_sessions: 1, ..ServerConfig::default() };
-    tokio::spawn(serve_sessions(
-        listener,
-        main,
-        Vec::new(),
-        Some(Arc::new(Maker)),
-        config,
-        std::future::pending(),
-    ));
-    let ask = async |method: &str, path: &str, body: &str| {
-        let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-        exchange(address, format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes(), false).await
-    };
-    assert_eq!(ask("POST", "/api/sessions", r#"{"steps": 0}"#).await.status, 422);
-    let begun = ask("POST", "/api/sessions", r#"{"wait": true}"#).await;
-    assert_eq!(begun.status, 201, "the place of the refused one is free again");
-    let full = ask("POST", "/api/sessions", "").await;
-    assert_eq!((full.status, full.code().as_str()), (429, "full"));
-
-    let place = |line: Value| line["place"].as_u64();
-    let mut first = Waiting::begin(address).await;
-    assert_eq!(place(first.next().await), Some(1));
-    let mut second = Waiting::begin(address).await;
-    assert_eq!(place(second.next().await), Some(2));
-    let mut third = Waiting::begin(address).await;
-    assert_eq!(place(third.next().await), Some(3));
-    drop(second);
-    assert_eq!(place(third.next().await), Some(2), "one before it left");
-
-    let end = async |session: &Value| {
-        let path = format!("/api/sessions/{}", session["session"].as_str().unwrap());
-        assert_eq!(ask("DELETE", &path, "").await.status, 204);
-    };
-    end(&begun.json()).await;
-    let session = first.next().await;
-    assert_eq!(place(third.next().await), Some(1));
-    end(&session).await;
-    let last = third.next().await;
-    assert!(last["session"].is_string() && last["session"] != session["session"]);
-    assert_eq!(ask("GET", "/api/sessions", "").await.json().as_array().unwrap().len(), 2);
 }
