@@ -32,7 +32,7 @@ use crate::{
     hub::{Demand, Hub, HubStats},
     page, protocol,
     protocol::WorldInfo,
-    sessions::{self, MAIN, Room, Rooms},
+    sessions::{self, MAIN, Room, Rooms, Tenant},
     socket,
     source::{Session, Sessions, WorldSource},
     upload,
@@ -91,7 +91,7 @@ impl Default for ServerConfig {
 pub(crate) struct App {
     pub(crate) session: String,
     pub(crate) rooms: Rooms,
-    pub(crate) source: Arc<dyn WorldSource>,
+    pub(crate) source: Arc<Tenant>,
     pub(crate) hub: Hub,
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) stop: CancellationToken,
@@ -102,8 +102,8 @@ pub(crate) struct App {
 
 impl App {
     /// This server, as the viewers of one session see it.
-    fn of(self, id: String, room: Room) -> Self {
-        let Room { source, hub, stop, .. } = room;
+    fn of(self, room: Room) -> Self {
+        let Room { id, source, hub, stop, .. } = room;
         Self { session: id, source, hub, stop, ..self }
     }
 }
@@ -141,20 +141,22 @@ pub async fn serve_sessions(
         return Err(Error::NotLoopback(address));
     }
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let rooms = Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone());
+    let Room { id: session, source, hub, .. } = rooms.add(main);
+    for session in others {
+        rooms.add(session);
+    }
     let app = App {
-        session: main.id.clone(),
-        source: main.source.clone(),
-        hub: main.hub.clone(),
-        rooms: Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone()),
+        session,
+        source,
+        hub,
+        rooms,
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
         stop,
         tasks,
         config: Arc::new(config),
     };
-    for session in std::iter::once(main).chain(others) {
-        app.rooms.add(session);
-    }
     let router = routes(app.clone(), Allowed::for_address(address));
 
     tokio::select! {
@@ -233,7 +235,7 @@ async fn connection(stream: TcpStream, router: Router, header_deadline: Duration
 /// An unattended one always has a viewer.
 pub(crate) async fn report_demand(
     mut demand: watch::Receiver<Demand>,
-    source: Arc<dyn WorldSource>,
+    source: Arc<Tenant>,
     unattended: bool,
     stop: CancellationToken,
 ) {
@@ -254,7 +256,7 @@ async fn upgrade_to(
 ) -> Result<Response, Rejection> {
     let room = app.rooms.get(&id)?;
     let seat = room.admit()?;
-    admit(app.of(id, room), Some(seat), websocket)
+    admit(app.of(room), Some(seat), websocket)
 }
 
 async fn upgrade(State(app): State<App>, websocket: WebSocketUpgrade) -> Result<Response, Rejection> {

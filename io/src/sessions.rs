@@ -3,6 +3,7 @@
 //! One session is there from the start and for ever, [`MAIN`]; others come and go. Making one may take a while, since it
 //! waits for the world, so it happens off the server's own threads.
 
+mod tenant;
 mod waiting_line;
 
 use std::{
@@ -25,6 +26,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::tenant::Tenant;
 use self::waiting_line::Line;
 use crate::{
     guard::Rejection,
@@ -44,8 +46,8 @@ const FIELDS_BYTES: usize = 16 << 10;
 /// A session that is being served.
 #[derive(Clone)]
 pub(crate) struct Room {
-    id: String,
-    pub(crate) source: Arc<dyn WorldSource>,
+    pub(crate) id: String,
+    pub(crate) source: Arc<Tenant>,
     pub(crate) hub: Hub,
     private: bool,
     unattended: bool,
@@ -53,8 +55,8 @@ pub(crate) struct Room {
     seats: Arc<Semaphore>,
     /// Ends its viewers' connections.
     pub(crate) stop: CancellationToken,
-    /// Its place among the sessions; the main one needs none.
-    _place: Option<Arc<OwnedSemaphorePermit>>,
+    /// Cancelled when the source is gone and its place free.
+    gone: CancellationToken,
 }
 
 /// All sessions.
@@ -96,18 +98,20 @@ impl Rooms {
     }
 
     /// Takes in a session that was there before the server, even if there is no place for it.
-    pub(crate) fn add(&self, session: Session) {
+    pub(crate) fn add(&self, session: Session) -> Room {
         let place = (session.id != MAIN).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
-        self.seat(session, place);
+        self.seat(session, place)
     }
 
-    fn seat(&self, session: Session, place: Option<OwnedSemaphorePermit>) {
+    fn seat(&self, session: Session, place: Option<OwnedSemaphorePermit>) -> Room {
         let Session { id, source, hub, private, unattended } = session;
-        let (stop, _place) = (self.stop.child_token(), place.map(Arc::new));
+        let (stop, gone) = (self.stop.child_token(), CancellationToken::new());
+        let source = Arc::new(Tenant::new(source, place, gone.clone()));
         self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
         let seats = Arc::new(Semaphore::new(if private { 1 } else { Semaphore::MAX_PERMITS }));
-        let room = Room { id: id.clone(), source, hub, private, unattended, seats, stop, _place };
-        self.lock().insert(id, room);
+        let room = Room { id: id.clone(), source, hub, private, unattended, seats, stop, gone };
+        self.lock().insert(id, room.clone());
+        room
     }
 
     /// Begins a session if there is a place for it, and returns its id.
@@ -149,7 +153,7 @@ impl Rooms {
         Ok(id)
     }
 
-    /// Ends a session. Dropping its source may wait for a block that is being made, so that happens on another thread.
+    /// Ends a session, and waits until its source is gone, even if whoever asked for it does not.
     async fn close(&self, id: &str) -> Result<(), Rejection> {
         if id == MAIN {
             let message = "the main session lasts as long as the server";
@@ -158,14 +162,13 @@ impl Rooms {
         let room = self.get(id)?;
         self.lock().remove(id);
         room.stop.cancel();
-        let (maker, id) = (self.maker.clone(), id.to_owned());
-        let ended = tokio::task::spawn_blocking(move || {
-            drop(room);
-            if let Some(maker) = maker {
-                maker.ended(&id);
-            }
+        let (gone, maker, id) = (room.gone.clone(), self.maker.clone(), id.to_owned());
+        drop(room);
+        let ended = self.tasks.spawn(async move {
+            gone.cancelled().await;
+            tokio::task::spawn_blocking(move || maker.inspect(|maker| maker.ended(&id))).await
         });
-        if ended.await.is_err() {
+        if !matches!(ended.await, Ok(Ok(_))) {
             tracing::error!("a session did not end as it should");
         }
         Ok(())
@@ -322,7 +325,7 @@ async fn waiting<T: Send + 'static>(
     room: Room,
     ask: impl FnOnce(&dyn WorldSource) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Rejection> {
-    let answer = tokio::task::spawn_blocking(move || ask(&*room.source)).await;
+    let answer = tokio::task::spawn_blocking(move || ask(&**room.source)).await;
     let failed = |_| Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the world failed");
     answer.map_err(failed)?.map_err(rejected)
 }

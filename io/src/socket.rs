@@ -61,6 +61,8 @@ pub(crate) async fn run(websocket: WebSocket, app: App) {
         ending = watch_stream(&mut sink, &mut stream, &app) => ending,
         () = app.stop.cancelled() => STOPPING,
     };
+    // A session that has ended does not wait for farewells.
+    drop(app);
     let Some((code, reason)) = ending else { return };
     tracing::debug!(code, reason, "closing a viewer");
     let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));

@@ -7,8 +7,8 @@ use std::{
 };
 
 use acdit_io::{
-    Client, Error, Event, Hub, Kind, MAIN, Refusal, Request, ServerConfig, ServerMessage, Session, Sessions,
-    Wanted, WorldSource, serve_sessions,
+    Client, Control, Error, Event, Hub, Kind, MAIN, Refusal, Reply, Request, ServerConfig, ServerMessage,
+    Session, Sessions, Wanted, WorldInfo, WorldSource, serve_sessions,
 };
 use serde_json::Value;
 use tokio::{
@@ -23,13 +23,45 @@ use crate::harness::{Answer, Idle, exchange, next_packet, packet};
 /// What the server asks of the one who makes sessions.
 enum Told {
     Open(String, Hub),
+    Gone(String),
     Ended(String),
 }
 
-/// Makes sessions that do nothing, each when the gate's other end is used or gone.
+/// Makes sessions that do nothing. Each comes, and each goes, when the gate's other end is used or gone.
 struct Maker {
     told: mpsc::UnboundedSender<Told>,
-    gate: Mutex<blocking::Receiver<()>>,
+    gate: Gate,
+}
+
+#[derive(Clone)]
+struct Gate(Arc<Mutex<blocking::Receiver<()>>>);
+
+impl Gate {
+    fn pass(&self) {
+        let _ = self.0.lock().unwrap().recv_timeout(Duration::from_secs(10));
+    }
+}
+
+struct Guest {
+    id: String,
+    told: mpsc::UnboundedSender<Told>,
+    gate: Gate,
+}
+
+impl WorldSource for Guest {
+    fn info(&self) -> WorldInfo {
+        Idle.info()
+    }
+    fn control(&self, _: Control, _: Reply) {}
+    fn request_keyframe(&self) {}
+    fn viewers(&self, _: usize, _: usize) {}
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.gate.pass();
+        let _ = self.told.send(Told::Gone(self.id.clone()));
+    }
 }
 
 impl Sessions for Maker {
@@ -39,8 +71,8 @@ impl Sessions for Maker {
         }
         let hub = Hub::new(Duration::from_secs(1));
         let _ = self.told.send(Told::Open(id.to_owned(), hub.clone()));
-        let _ = self.gate.lock().unwrap().recv();
-        Ok((Arc::new(Idle), hub))
+        self.gate.pass();
+        Ok((Arc::new(Guest { id: id.to_owned(), told: self.told.clone(), gate: self.gate.clone() }), hub))
     }
 
     fn ended(&self, id: &str) {
@@ -52,7 +84,7 @@ impl Sessions for Maker {
 struct House {
     address: SocketAddr,
     told: mpsc::UnboundedReceiver<Told>,
-    /// Sessions are made when this is gone.
+    /// Sessions come and go when this is gone.
     gate: Option<blocking::Sender<()>>,
 }
 
@@ -67,7 +99,7 @@ impl House {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let ((told, heard), (gate, opened)) = (mpsc::unbounded_channel(), blocking::channel());
-        let maker = Arc::new(Maker { told, gate: Mutex::new(opened) });
+        let maker = Arc::new(Maker { told, gate: Gate(Arc::new(Mutex::new(opened))) });
         let (source, hub) = (Arc::new(Idle), Hub::new(Duration::from_secs(1)));
         let main = Session { id: MAIN.to_owned(), source, hub, private: false, unattended: false };
         let others = Vec::new();
@@ -75,24 +107,26 @@ impl House {
         Self { address, told: heard, gate: Some(gate) }
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+    fn ask(&self, method: &str, path: &str, body: &str) -> impl Future<Output = Answer> + use<> {
         let (address, length) = (self.address, body.len());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
-        exchange(address, format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes(), false).await
+        let request = format!("{head}Content-Length: {length}\r\n\r\n{body}");
+        async move { exchange(address, request.as_bytes(), false).await }
     }
 
     async fn opened(&mut self) -> (String, Hub) {
         match self.told.recv().await.unwrap() {
             Told::Open(id, hub) => (id, hub),
-            Told::Ended(id) => panic!("{id} has ended"),
+            Told::Gone(id) | Told::Ended(id) => panic!("{id} has ended"),
         }
     }
 
+    /// The session that ends next; its source must be gone before.
     async fn ended(&mut self) -> String {
-        match self.told.recv().await.unwrap() {
-            Told::Ended(id) => id,
-            Told::Open(id, _) => panic!("{id} was opened"),
-        }
+        let Some(Told::Gone(gone)) = self.told.recv().await else { panic!("nothing has gone") };
+        let Some(Told::Ended(ended)) = self.told.recv().await else { panic!("nothing has ended") };
+        assert_eq!(gone, ended);
+        ended
     }
 
     async fn watch(&self, id: &str) -> Client {
@@ -102,6 +136,16 @@ impl House {
     fn url(&self, id: &str) -> String {
         format!("ws://{}/ws/{id}", self.address)
     }
+}
+
+/// Waits until the viewer is told that its session has ended.
+async fn sent_away(mut viewer: Client) {
+    let end = loop {
+        if let Err(end) = viewer.next().await {
+            break end;
+        }
+    };
+    assert!(matches!(end, Error::Closed { code: 1001, .. }), "{end}");
 }
 
 /// Reads an answer of many lines as it comes.
@@ -183,12 +227,7 @@ async fn a_fork_outlives_the_session_that_it_left() {
     let mut of_fork = house.watch(&fork).await;
     assert_eq!(house.ask("DELETE", &format!("/api/sessions/{parent}"), "").await.status, 204);
     assert_eq!(house.ended().await, parent);
-    let end = loop {
-        if let Err(end) = viewer.next().await {
-            break end;
-        }
-    };
-    assert!(matches!(end, Error::Closed { code: 1001, .. }), "{end}");
+    sent_away(viewer).await;
 
     hub.publish(&packet(0, true));
     assert_eq!(next_packet(&mut of_fork).await, packet(0, true));
@@ -258,4 +297,22 @@ async fn the_fields_of_a_session_must_be_short_and_come_soon() {
     assert_eq!((unannounced.status, unannounced.code().as_str()), (413, "too_large"));
     let padded = format!("{}{{}}", " ".repeat(16382));
     assert_eq!(house.ask("POST", "/api/sessions", &padded).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_place_is_free_when_its_watched_session_is_gone_and_nobody_else_waits_for_that() {
+    let mut house = House::closed(ServerConfig { max_sessions: 1, ..ServerConfig::default() }).await;
+    house.gate.as_ref().unwrap().send(()).unwrap();
+    assert_eq!(house.ask("POST", "/api/sessions", "").await.status, 201);
+    let (id, _) = house.opened().await;
+    let viewer = house.watch(&id).await;
+    let deleting = tokio::spawn(house.ask("DELETE", &format!("/api/sessions/{id}"), ""));
+    sent_away(viewer).await;
+    let full = house.ask("POST", "/api/sessions", "").await;
+    assert_eq!((full.status, full.code().as_str()), (429, "full"), "the world is still dropping it");
+    assert!(!deleting.is_finished());
+    house.gate.take();
+    assert_eq!(house.ended().await, id);
+    assert_eq!(deleting.await.unwrap().status, 204);
+    assert_eq!(house.ask("POST", "/api/sessions", "").await.status, 201);
 }
