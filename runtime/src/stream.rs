@@ -129,7 +129,7 @@ impl Engine {
         &self.0.meta
     }
 
-    /// What its sessions' bits depend on: [`Timeline::save`] wants it.
+    /// What its sessions' bits depend on: [`Saver::save`](crate::Saver::save) wants it.
     pub fn stamp(&self) -> &Stamp {
         &self.0.stamp
     }
@@ -263,7 +263,7 @@ pub enum Beginning {
         /// One that [`Timeline::reach`] allows.
         block: u64,
     },
-    /// What [`Timeline::save`] wrote.
+    /// What a [`Saver`](crate::Saver) wrote.
     Saved(PathBuf),
 }
 
