@@ -77,7 +77,20 @@ fn films_are_compared_with_held_out_clips() {
     let (features, distances) = (fixture("features.pt"), fixture("distances.pt"));
     let words = ["eval", "--dataset", "gravity", "--of", "weights,vae,broken", "--frames", "16"];
     let networks = ["--fvd", &features, "--lpips", &distances, "--window-frames", "8", "--context", "3"];
-    let amount = ["--clips", "4", "--seeds", "2", "--seed", "5", "--dtype", "f32", "--plot", "figures.svg"];
+    let amount = [
+        "--clips",
+        "4",
+        "--seeds",
+        "2",
+        "--seed",
+        "5",
+        "--dtype",
+        "f32",
+        "--steps",
+        "3",
+        "--plot",
+        "figures.svg",
+    ];
     let compared = folder.run(&[&words[..], &networks, &amount, &["--json"]].concat()).json();
     let protocol = &compared["protocol"];
     assert_eq!((&protocol["seeds"], &protocol["split"]), (&[5, 6].into(), &"test".into()));
