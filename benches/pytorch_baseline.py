@@ -334,11 +334,13 @@ def parse():
     return parser.parse_args()
 
 
+def show(result, as_json):
+    if as_json:
+        return print(json.dumps(result))
+    for name, value in result.items():
+        print(f"{name:24}", f"{value:.4g}" if isinstance(value, float) else value)
+
+
 if __name__ == "__main__":
     args = parse()
-    result = run(args)
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:24}", f"{value:.4g}" if isinstance(value, float) else value)
+    show(run(args), args.json)

@@ -10,14 +10,13 @@ median counts.
 """
 
 import argparse
-import json
 import statistics
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pytorch_baseline import LABELS, LATENT_CHANNELS, VAE_FACTOR, Acdit, peak_memory_bytes, rope_table, rotate, seconds, sinusoid
+from pytorch_baseline import LABELS, LATENT_CHANNELS, VAE_FACTOR, Acdit, peak_memory_bytes, rope_table, rotate, seconds, show, sinusoid
 
 
 def attend(attention, x, rope, mask):
@@ -138,9 +137,4 @@ def parse():
 
 if __name__ == "__main__":
     args = parse()
-    result = run(args)
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:24}", f"{value:.4g}" if isinstance(value, float) else value)
+    show(run(args), args.json)

@@ -1,19 +1,17 @@
-//! What there is to learn from: the flags that `train`, `train-vae` and `encode` share.
+//! What there is to learn from: the flags that `train`, `train-vae`, `encode` and `eval` share.
 
 use std::path::PathBuf;
 
 use acdit_codec::Size;
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::listing::Listing;
-use acdit_train::procedural::Procedural;
+use acdit_train::procedural::{FRAMES_PER_BLOCK, Procedural};
 use acdit_train::ucf101;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::world;
 
-/// Frames per block, the paper's choice.
-pub(crate) const FRAMES_PER_BLOCK: usize = 4;
 /// Trajectories of a procedural world, and blocks of each: three hours and 20 minutes of play.
 const PROCEDURAL_CLIPS: usize = 480;
 const PROCEDURAL_BLOCKS: usize = 100;
@@ -48,6 +46,26 @@ pub(crate) struct Clips {
     /// Of a clip's frames, every how many-th is taken
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     frame_interval: u32,
+}
+
+/// What is encoded of a dataset, and by which VAE.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct LatentArgs {
+    #[command(flatten)]
+    data: Data,
+    /// VAE folder [default: the shipped world's, which knows gravity only]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vae: Option<PathBuf>,
+    /// Clips at most [default: 480 procedural ones, or the whole list]
+    #[arg(long, value_name = "N")]
+    clips: Option<usize>,
+    /// Frames of a training clip; clips that have fewer, after the interval, are left out
+    #[arg(long, default_value_t = 32)]
+    pub(crate) frames: usize,
+    /// Take each clip's mirror image, too: of a dataset in files, whose labels have no directions
+    #[arg(long)]
+    flip: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -123,19 +141,44 @@ impl DatasetArg {
     }
 }
 
-/// How much of a dataset is encoded: `clips` at most, each of at least `blocks` blocks.
-pub(crate) fn amount(dataset: &Dataset, clips: Option<usize>, blocks: usize) -> BankSize {
-    let (clips, blocks) = match dataset.source {
-        Source::Procedural(_) => (clips.unwrap_or(PROCEDURAL_CLIPS), PROCEDURAL_BLOCKS.max(blocks)),
-        Source::Clips(_) => (clips.unwrap_or(usize::MAX), blocks),
-    };
-    BankSize { clips, blocks, frames_per_block: FRAMES_PER_BLOCK }
-}
-
-/// A clip's length in blocks.
-pub(crate) fn blocks(frames: usize) -> anyhow::Result<usize> {
-    if frames == 0 || !frames.is_multiple_of(FRAMES_PER_BLOCK) {
-        bail!("--frames {frames}: expected a multiple of {FRAMES_PER_BLOCK}");
+impl LatentArgs {
+    /// Whether there is a dataset at all.
+    pub(crate) fn is_named(&self) -> bool {
+        self.data.is_named()
     }
-    Ok(frames / FRAMES_PER_BLOCK)
+
+    /// `seed` is that of procedural clips.
+    pub(crate) fn open(&self, seed: u64) -> anyhow::Result<Dataset> {
+        let dataset = self.data.open(seed)?;
+        Ok(if self.flip { dataset.with_mirrored()? } else { dataset })
+    }
+
+    /// Pixels a side.
+    pub(crate) fn resolution(&self) -> u32 {
+        self.data.resolution
+    }
+
+    /// The VAE for a dataset when none is named.
+    pub(crate) fn shipped_vae(&self) -> anyhow::Result<PathBuf> {
+        self.data.shipped_vae()
+    }
+
+    /// A clip's length in blocks.
+    pub(crate) fn blocks(&self) -> anyhow::Result<usize> {
+        let frames = self.frames;
+        if frames == 0 || !frames.is_multiple_of(FRAMES_PER_BLOCK) {
+            bail!("--frames {frames}: expected a multiple of {FRAMES_PER_BLOCK}");
+        }
+        Ok(frames / FRAMES_PER_BLOCK)
+    }
+
+    /// How much of a dataset is encoded.
+    pub(crate) fn amount(&self, dataset: &Dataset) -> anyhow::Result<BankSize> {
+        let blocks = self.blocks()?;
+        let (clips, blocks) = match dataset.source {
+            Source::Procedural(_) => (self.clips.unwrap_or(PROCEDURAL_CLIPS), PROCEDURAL_BLOCKS.max(blocks)),
+            Source::Clips(_) => (self.clips.unwrap_or(usize::MAX), blocks),
+        };
+        Ok(BankSize { clips, blocks, frames_per_block: FRAMES_PER_BLOCK })
+    }
 }

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::args::Threads;
-use crate::data::{self, Data};
+use crate::data::LatentArgs;
 use crate::failure::Failed;
 use crate::output::{self, Output};
 use crate::signals;
@@ -29,22 +29,10 @@ Examples:
   acdit-world train --latents ucf-latents --frames 16 --out run")]
 pub(crate) struct Encode {
     #[command(flatten)]
-    data: Data,
-    /// VAE folder [default: that of the shipped world, which knows gravity only]
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    vae: Option<PathBuf>,
-    /// Clips to encode at most [default: 480 procedural ones, or the whole list]
-    #[arg(long, value_name = "N", help_heading = "Data")]
-    clips: Option<usize>,
-    /// Frames, after the interval, that a clip must have to be kept
-    #[arg(long, default_value_t = 32, help_heading = "Data")]
-    frames: usize,
+    data: LatentArgs,
     /// Which of UCF-101's two lists; trainings take the one for training
     #[arg(long, value_enum, default_value = "train", help_heading = "Data")]
     split: SplitArg,
-    /// Encode each clip's mirror image, too, so that trainings take either: of a dataset in files
-    #[arg(long, help_heading = "Data")]
-    flip: bool,
     /// Folder of the latents
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -81,17 +69,14 @@ impl Encode {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         self.threads.set();
         let device = Placement::select(self.device, Precision::F32)?.device;
-        let mut dataset = self.data.open(self.seed)?;
-        if self.flip {
-            dataset = dataset.with_mirrored()?;
-        }
+        let dataset = self.data.open(self.seed)?;
         let split = match self.split {
             SplitArg::Train => Split::Train,
             SplitArg::Test if dataset.has(Split::Test) => Split::Test,
             SplitArg::Test => bail!("--split test: this dataset has no list of clips for tests"),
         };
-        let vae = self.vae.map_or_else(|| self.data.shipped_vae(), Ok)?;
-        let (resolution, multiple) = (self.data.resolution, VaeConfig::load(&vae)?.downsampling());
+        let vae = self.data.vae.clone().map_or_else(|| self.data.shipped_vae(), Ok)?;
+        let (resolution, multiple) = (self.data.resolution(), VaeConfig::load(&vae)?.downsampling());
         if resolution == 0 || i64::from(resolution) % multiple != 0 {
             bail!("--resolution {resolution}: expected a multiple of {multiple}, the VAE's");
         }
@@ -102,7 +87,7 @@ impl Encode {
         let job = Job {
             dataset: &dataset,
             split,
-            size: data::amount(&dataset, self.clips, data::blocks(self.frames)?),
+            size: self.data.amount(&dataset)?,
             vae: &vae,
             device,
             workers: self.workers.get(),

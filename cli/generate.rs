@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use acdit_codec::{Frame, color, still};
-use acdit_model::Patcher;
+use acdit_model::{Patcher, write_atomically};
 use acdit_runtime::{Session, StepInput, frame_size, render};
 use acdit_train::Interrupt;
-use acdit_train::checkpoint::write_atomically;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use acdit_train::checkpoint::write_atomically;
+use acdit_model::write_atomically;
 use anyhow::{Context, bail};
 use clap::Args;
 use plotters::prelude::*;

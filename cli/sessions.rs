@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use acdit_io::{Hub, MAIN, Refusal, Session, Sessions, WorldInfo, WorldSource};
+use acdit_model::write_atomically;
 use acdit_runtime::{Beginning, Control, Engine, Stream, StreamConfig};
-use acdit_train::checkpoint::write_atomically;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 

@@ -12,6 +12,7 @@ use acdit_runtime::device::{self, DeviceChoice, Placement, Precision};
 use acdit_train::Start;
 use acdit_train::dataset::{Dataset, Skipped, Source};
 use acdit_train::listing::Split;
+use acdit_train::procedural::FRAMES_PER_BLOCK;
 use acdit_train::shards::Shards;
 use acdit_train::world_loop::{self, Memory, Recipe, Run};
 use anyhow::{Context, bail};
@@ -19,7 +20,7 @@ use clap::{Args, ValueEnum};
 use tch::Kind;
 
 use crate::args::Threads;
-use crate::data::{self, Data, FRAMES_PER_BLOCK};
+use crate::data::LatentArgs;
 use crate::output::{self, Output};
 use crate::{config, signals};
 
@@ -91,7 +92,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "NAME", value_parser = config::preset_names())]
     preset: Option<String>,
     #[command(flatten)]
-    data: Data,
+    data: LatentArgs,
     /// Instead of a dataset, the latents that `encode` has made of one
     #[arg(
         long,
@@ -100,19 +101,6 @@ pub(crate) struct Train {
         conflicts_with_all = ["dataset", "data_dir", "splits_dir", "fold", "resolution", "frame_interval", "flip", "clips", "vae"]
     )]
     latents: Option<PathBuf>,
-    /// Learn from each clip's mirror image, too: of a dataset in files, whose labels have no directions
-    #[arg(long, help_heading = "Data")]
-    flip: bool,
-    /// VAE folder [default: that of --from, else of the shipped world, which knows gravity only]
-    #[arg(long, value_name = "DIR", help_heading = "Data")]
-    vae: Option<PathBuf>,
-    /// Clips to learn from at most [default: 480 procedural ones, or the whole list]
-    #[arg(long, value_name = "N", help_heading = "Data")]
-    clips: Option<usize>,
-    /// Frames of a training clip
-    #[arg(long, default_value_t = 32, help_heading = "Data")]
-    frames: usize,
-
     /// Weights to go on from: their VAE, and their network, so none of its flags; own context from the first step on
     #[arg(
         long,
@@ -228,7 +216,7 @@ impl Train {
         let place = Place::from_env()?;
         let device = place.as_ref().map_or(*device, |place| device_of(place, *device));
         let placement = Placement::select(device, self.dtype)?;
-        let blocks = data::blocks(self.frames)?;
+        let blocks = self.data.blocks()?;
         let material = self.material(*seed)?;
         let vae = self.vae_of(&material)?;
         let meta = material.meta();
@@ -285,7 +273,7 @@ impl Train {
             Material::Shards(shards) => shards.bank,
             Material::Dataset(dataset) => {
                 let encoder = Vae::load(&vae, placement.device, Kind::Float)?.encoder;
-                let amount = data::amount(&dataset, self.clips, recipe.blocks);
+                let amount = self.data.amount(&dataset)?;
                 let bar = output::progress(dataset.count(Split::Train, amount) as u64, "clips encoded");
                 let (bank, skipped) =
                     dataset.bank(&encoder, amount, &interrupt, |done| bar.set_position(done as u64))?;
@@ -316,12 +304,11 @@ impl Train {
         if !self.data.is_named() {
             bail!("what to learn from is missing: --dataset NAME, or --latents DIR of `encode`");
         }
-        let dataset = self.data.open(seed)?;
-        Ok(Material::Dataset(if self.flip { dataset.with_mirrored()? } else { dataset }))
+        Ok(Material::Dataset(self.data.open(seed)?))
     }
 
     fn vae_of(&self, material: &Material) -> anyhow::Result<PathBuf> {
-        match (material, &self.vae, &self.from) {
+        match (material, &self.data.vae, &self.from) {
             (Material::Shards(shards), ..) => Ok(shards.vae.clone()),
             (_, Some(_), Some(from)) if from.join("vae").is_dir() => {
                 bail!("--vae: {} has a VAE of its own, whose latents its network knows", from.display())
@@ -362,7 +349,7 @@ impl Train {
         let side = resolution / downsampling;
         // What one block can see, itself included, is what positions must tell apart.
         let in_sight = match self.window {
-            0 => self.frames as i64,
+            0 => self.data.frames as i64,
             window => (window + 1) * FRAMES_PER_BLOCK as i64,
         };
         let config = Config {

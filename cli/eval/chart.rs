@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use acdit_train::checkpoint::write_atomically;
+use acdit_model::write_atomically;
 use anyhow::{Context, bail};
 use plotters::coord::Shift;
 use plotters::prelude::*;

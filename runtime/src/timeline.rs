@@ -45,6 +45,7 @@ impl Clone for Kept {
 pub struct Timeline {
     session: Session,
     label: i64,
+    paused: bool,
     /// Blocks from that of the first anchor up to the session's newest.
     kept: VecDeque<Kept>,
     /// The session before some blocks, oldest first; never empty.
@@ -62,7 +63,8 @@ impl Timeline {
         let session = Session::new(world, settings)?;
         let start = Entry::Start { version: log::VERSION, stamp: Stamp::of(world), settings, label };
         let anchors = VecDeque::from([session.clone()]);
-        Ok(Self { session, label, kept: VecDeque::new(), anchors, log: Log::from_iter([start]) })
+        let (paused, kept, log) = (false, VecDeque::new(), Log::from_iter([start]));
+        Ok(Self { session, label, paused, kept, anchors, log })
     }
 
     /// A session that goes on from one of the world's prompts, as [`Session::prompted`].
@@ -95,6 +97,20 @@ impl Timeline {
     /// The label of the next block.
     pub fn label(&self) -> i64 {
         self.label
+    }
+
+    /// Whether blocks wait to be resumed. It changes no block: whoever steps the session heeds it.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Notes a pause or its end.
+    pub fn set_paused(&mut self, paused: bool) {
+        if paused != self.paused {
+            self.paused = paused;
+            let block = self.index();
+            self.log.push(if paused { Entry::Pause { block } } else { Entry::Resume { block } });
+        }
     }
 
     /// All that happened, oldest first.
@@ -241,6 +257,7 @@ impl Timeline {
     pub fn fork(&self, world: &World, block: u64) -> Result<Self> {
         let mut fork = self.clone();
         fork.go_back(world, block)?;
+        fork.paused = false;
         fork.log.push(Entry::Fork { block });
         Ok(fork)
     }
@@ -316,6 +333,8 @@ impl Timeline {
                 Entry::Rewind { block } => self.rewind(world, *block)?,
                 Entry::Fork { block } => *self = self.fork(world, *block)?,
                 Entry::Restart { seed } => self.forget(world, *seed)?,
+                Entry::Pause { .. } => self.set_paused(true),
+                Entry::Resume { .. } => self.set_paused(false),
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! kept. Random numbers need no saving: both loops draw them from (seed, step).
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,8 @@ use safetensors::tensor::TensorView;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
+
+use acdit_model::write_atomically;
 
 use crate::Error;
 
@@ -89,21 +91,6 @@ pub fn load<S: DeserializeOwned>(path: &Path) -> Result<(S, BTreeMap<String, Ten
     let json = metadata.get(STATE_KEY).ok_or_else(|| failed("not a checkpoint of this program".into()))?;
     let state = serde_json::from_str(json).map_err(|e| failed(format!("unexpected state: {e}")))?;
     Ok((state, acdit_model::weights::read(path)?))
-}
-
-/// Writes `bytes` to `path` so that it holds either its old contents or all of the new ones, whatever happens.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let partial = path.with_extension("partial");
-    let write = || {
-        let mut file = File::create(&partial)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    };
-    write().map_err(|e| Error::io(path, e))
 }
 
 /// Checkpoints in `folder`, oldest first.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use acdit_codec::vae::Vae;
+use acdit_model::write_atomically;
 use acdit_runtime::WorldMeta;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView};
@@ -23,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::bank::{Clip, Latents, Numbers};
-use crate::checkpoint::write_atomically;
 use crate::dataset::{BankSize, Dataset, Skipped, nothing_usable};
 use crate::description::{VAE_FILES, difference, fingerprint};
 use crate::encoding::Encoding;
@@ -69,7 +69,7 @@ impl Manifest {
     fn write(&self, folder: &Path) -> Result<(), Error> {
         let path = folder.join(MANIFEST);
         let json = serde_json::to_string_pretty(self).map_err(|e| Error::io(&path, e.into()))?;
-        write_atomically(&path, (json + "\n").as_bytes())
+        Ok(write_atomically(&path, (json + "\n").as_bytes())?)
     }
 }
 
@@ -245,7 +245,7 @@ fn copy_vae(from: &Path, to: &Path) -> Result<(), Error> {
     VAE_FILES.iter().try_for_each(|name| {
         let path = from.join(name);
         let bytes = fs::read(&path).map_err(|e| Error::io(path, e))?;
-        write_atomically(&to.join(name), &bytes)
+        Ok(write_atomically(&to.join(name), &bytes)?)
     })
 }
 
@@ -279,7 +279,7 @@ fn write_shard(path: &Path, clips: &[(usize, Clip)]) -> Result<(), Error> {
             }
         }
     }
-    write_atomically(path, &safetensors::serialize(views, None).map_err(failed)?)
+    Ok(write_atomically(path, &safetensors::serialize(views, None).map_err(failed)?)?)
 }
 
 /// A folder of shards to learn from.

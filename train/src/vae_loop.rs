@@ -16,13 +16,13 @@ use std::time::Instant;
 use acdit_codec::vae::tiny::{self, AutoencoderTiny};
 use acdit_codec::vae::{Config, Vae};
 use acdit_codec::{Frame, color, still};
-use acdit_model::weights;
+use acdit_model::{weights, write_atomically};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
-use crate::checkpoint::{self, write_atomically};
+use crate::checkpoint;
 use crate::log::Log;
 use crate::optim::{AdamW, AdamWConfig, Ema, FlatParameters, Wsd};
 use crate::{Error, Interrupt, metrics};

@@ -12,6 +12,7 @@ use rand_distr::{Distribution, Normal};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Device, Kind, Tensor, nn};
 
+use crate::files::{partial, take_place};
 use crate::{Acdit, Config, Error};
 
 /// Reads a whole safetensors file into CPU tensors.
@@ -74,11 +75,10 @@ pub fn write<'a>(
             (name.clone(), tensor.to_device(Device::Cpu).detach().contiguous())
         })
         .collect();
-    let partial = path.with_extension("partial");
+    let partial = partial(path);
     Tensor::write_safetensors(&tensors, &partial)
         .map_err(|e| Error::Format { path: path.into(), detail: format!("cannot write: {e}") })?;
-    let synced = std::fs::File::open(&partial).and_then(|file| file.sync_all());
-    synced.and_then(|()| std::fs::rename(&partial, path)).map_err(|e| Error::io(path, e))
+    take_place(&partial, path)
 }
 
 /// Copies `tensors` into the variables of `vs`, converting their type.

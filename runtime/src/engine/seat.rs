@@ -99,7 +99,7 @@ impl Seat {
 
     /// Stops the clock while the stream is paused or nobody looks.
     pub(super) fn run_or_rest(&mut self, now: Duration) {
-        if self.state.paused || !self.demand.is_any() {
+        if self.timeline.is_paused() || !self.demand.is_any() {
             self.pace.pause(now);
         } else {
             self.pace.resume(now);
@@ -142,7 +142,7 @@ impl Seat {
                 self.lose(format!("generate: {error}"));
                 self.failures_in_a_row += 1;
                 if self.failures_in_a_row >= MAX_FAILURES {
-                    self.state.paused = true;
+                    self.timeline.set_paused(true);
                     self.steps = 0;
                 }
                 None
@@ -196,12 +196,12 @@ impl Seat {
                 block
             }
             Control::Pause => {
-                self.state.paused = true;
+                self.timeline.set_paused(true);
                 self.steps = 0;
                 self.timeline.index()
             }
             Control::Resume => {
-                self.state.paused = false;
+                self.timeline.set_paused(false);
                 self.steps = 0;
                 self.failures_in_a_row = 0;
                 self.timeline.index()
@@ -210,7 +210,7 @@ impl Seat {
                 if self.steps == MAX_STEPS {
                     return Err(Refusal::busy());
                 }
-                self.state.paused = true;
+                self.timeline.set_paused(true);
                 self.steps += 1;
                 self.timeline.index() + u64::from(self.steps) - 1
             }
@@ -301,6 +301,7 @@ impl Seat {
         (self.state.block, self.state.label, self.state.seed) =
             (self.timeline.index(), self.timeline.label(), seed);
         self.state.reach = self.timeline.reach();
+        self.state.paused = self.timeline.is_paused();
         // Nobody may be reading, which is no reason to stop.
         let _ = self.states.push(self.state.clone());
     }

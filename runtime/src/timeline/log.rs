@@ -86,6 +86,16 @@ pub enum Entry {
         /// The new seed.
         seed: u64,
     },
+    /// No block after this one until it is resumed, but for single steps. A fork is not paused.
+    Pause {
+        /// The next block.
+        block: u64,
+    },
+    /// Blocks go on.
+    Resume {
+        /// The next block.
+        block: u64,
+    },
 }
 
 /// What the bits of a log's blocks depend on beside the log and the weights.

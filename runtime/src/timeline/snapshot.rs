@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
-use acdit_model::{Error as ModelError, weights};
+use acdit_model::{Error as ModelError, weights, write_atomically};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -30,6 +30,7 @@ struct Manifest {
     /// [`Session::state_hash`].
     state_hash: String,
     label: i64,
+    paused: bool,
     session: Saved,
     anchors: Vec<Saved>,
     kept: Vec<SavedBlock>,
@@ -109,6 +110,7 @@ impl Saver {
             tensors: name.clone(),
             state_hash,
             label: timeline.label,
+            paused: timeline.paused,
             session,
             anchors,
             kept: kept.collect(),
@@ -116,7 +118,7 @@ impl Saver {
         };
         let path = self.folder.join(MANIFEST);
         let text = serde_json::to_vec(&manifest).map_err(|error| bad(&path, error))?;
-        replace(&path, &text).map_err(|error| ModelError::io(&path, error))?;
+        write_atomically(&path, &text)?;
         remove_older(&self.folder, &name);
         self.snapshot = self.lines;
         Ok(true)
@@ -141,8 +143,10 @@ impl Saver {
             file.write_all(text.as_bytes())?;
             file.sync_data()
         };
-        let written = if self.lines == 0 { replace(&path, text.as_bytes()) } else { append() };
-        written.map_err(|error| ModelError::io(&path, error))?;
+        match self.lines {
+            0 => write_atomically(&path, text.as_bytes())?,
+            _ => append().map_err(|error| ModelError::io(&path, error))?,
+        }
         (self.lines, self.bytes) = (lines, self.bytes + text.len() as u64);
         Ok(())
     }
@@ -210,7 +214,8 @@ impl Timeline {
         if log.len() != saved.lines {
             return Err(bad(&path, format!("{} lines, the snapshot has seen {}", log.len(), saved.lines)));
         }
-        let mut timeline = Self { session, label: saved.label, kept, anchors, log };
+        let Manifest { label, paused, .. } = saved;
+        let mut timeline = Self { session, label, paused, kept, anchors, log };
         let mut newest = timeline.clone();
         match read_log(&whole[seen..]).and_then(|entries| newest.follow(world, &entries)) {
             Ok(()) => timeline = newest,
@@ -262,17 +267,6 @@ fn take(
         .and_then(|window| window.holding(model, saved.index, blocks, layers))
         .map_err(|error| error.to_string())?;
     Session::with_window(world, saved.settings, window, saved.index).map_err(|error| error.to_string())
-}
-
-/// Writes a file that appears whole or not at all, even should the machine lose power.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::Write as _;
-
-    let partial = path.with_extension("partial");
-    let mut file = std::fs::File::create(&partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&partial, path)
 }
 
 /// Removes what older snapshots left; what cannot be removed is only in the way.

@@ -198,13 +198,15 @@ fn a_saved_session_goes_on_as_if_nothing_had_been() {
             for _ in 0..blocks {
                 timeline.step(&world, None, row(2, 1)).unwrap();
             }
+            timeline.set_paused(blocks == 2);
             std::fs::write(folder.path().join("failed.partial"), "").unwrap();
             assert!(saver.save(&timeline, &stamp).unwrap() || blocks == 0);
             assert!(!saver.save(&timeline, &stamp).unwrap(), "nothing has happened since");
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "the snapshot before is gone");
             let mut restored = Timeline::restore(&world, folder.path()).unwrap();
             assert_eq!((hash(&restored), restored.log()), (hash(&timeline), timeline.log()));
-            assert_eq!(restored.reach(), timeline.reach());
+            assert_eq!((restored.reach(), restored.is_paused()), (timeline.reach(), blocks == 2));
+            assert!(!restored.fork(&world, restored.index()).unwrap().is_paused());
             let back = restored.index() / 2;
             assert_eq!(
                 hash(&restored.fork(&world, back).unwrap()),
@@ -227,10 +229,12 @@ fn lines_since_the_snapshot_are_done_again() {
     for (label, row) in [(1, row(3, 2)), (2, Row::ALONE)] {
         timeline.set_label(&world, label).unwrap();
         timeline.step(&world, Some(latents(1, 2)), row).unwrap();
+        timeline.set_paused(true);
         saver.save_log(&timeline).unwrap();
     }
     let same = |restored: &Timeline, other: &Timeline| {
         assert_eq!((hash(restored), restored.log()), (hash(other), other.log()));
+        assert_eq!(restored.is_paused(), other.is_paused());
     };
     same(&Timeline::restore(&world, folder.path()).unwrap(), &timeline);
 

@@ -6,13 +6,14 @@ use std::path::Path;
 use acdit_codec::vae::Vae;
 use acdit_codec::{Frame, color, still};
 use acdit_model::diffusion::SchedulerConfig;
+use acdit_model::write_atomically;
 use acdit_runtime::{Session, Settings, StepInput, World, WorldFolder};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::{Progress, Recipe, Run};
 use crate::Error;
-use crate::checkpoint::{self, write_atomically};
+use crate::checkpoint;
 use crate::description::{Data, difference};
 use crate::optim::{AdamW, Ema};
 
