@@ -82,6 +82,26 @@ pub struct LatentBank {
     clips: Arc<Vec<Clip>>,
 }
 
+/// Which windows a run's steps see.
+#[derive(Debug, Clone, Copy)]
+pub struct Draws {
+    /// Of all draws.
+    pub seed: u64,
+    /// Windows of a step.
+    pub batch: usize,
+    /// Blocks of a window.
+    pub blocks: usize,
+    /// (rank, processes): of a step's windows those from the rank on, every how many-th there are processes.
+    pub share: (usize, usize),
+}
+
+impl Draws {
+    /// Those of a run by one process.
+    pub fn new(seed: u64, batch: usize, blocks: usize) -> Self {
+        Self { seed, batch, blocks, share: (0, 1) }
+    }
+}
+
 /// A window as it is drawn.
 struct Window<'a> {
     clip: &'a Clip,
@@ -128,19 +148,15 @@ impl LatentBank {
         Some(tensor(&beginnings.concat(), &[long.len(), blocks * f, c, h, w]))
     }
 
-    /// The windows of step `step`: latents (batch, T, F, C, h, w) and labels (batch, T), T being `blocks`. Windows of all
-    /// clips are equally likely, as are a clip and its mirror image.
+    /// The windows of step `step`: latents (N, T, F, C, h, w) and labels (N, T) of T blocks each. Windows of all clips are
+    /// equally likely, as are a clip and its mirror image.
     ///
     /// # Errors
     /// [`Error::Dataset`] if no clip has that many blocks.
-    pub fn batch(
-        &self,
-        seed: u64,
-        step: u64,
-        batch: usize,
-        blocks: usize,
-    ) -> Result<(Tensor, Tensor), Error> {
-        let windows = self.draw(seed, step, batch, blocks)?;
+    pub fn batch(&self, draws: &Draws, step: u64) -> Result<(Tensor, Tensor), Error> {
+        let (blocks, (rank, processes)) = (draws.blocks, draws.share);
+        let windows: Vec<_> = self.draw(draws, step)?.into_iter().skip(rank).step_by(processes).collect();
+        let batch = windows.len();
         let [f, c, h, w] = windows.first().map_or([0; 4], |window| window.clip.block);
         let mut latents = Vec::with_capacity(batch * blocks * f * c * h * w);
         let mut labels = Vec::with_capacity(batch * blocks);
@@ -161,7 +177,9 @@ impl LatentBank {
         Ok((tensor(&latents, &[batch, blocks, f, c, h, w]), labels))
     }
 
-    fn draw(&self, seed: u64, step: u64, batch: usize, blocks: usize) -> Result<Vec<Window<'_>>, Error> {
+    /// The windows of all processes.
+    fn draw(&self, draws: &Draws, step: u64) -> Result<Vec<Window<'_>>, Error> {
+        let &Draws { seed, batch, blocks, .. } = draws;
         let total: usize = self.clips.iter().map(|clip| clip.windows(blocks)).sum();
         if total == 0 {
             return Err(Error::Dataset(format!("none of {} clips has {blocks} blocks", self.clips.len())));
@@ -233,7 +251,7 @@ pub(crate) mod tests {
     #[test]
     fn windows_of_all_clips_are_equally_likely() {
         let bank = counting(&[3, 1, 4]);
-        let (latents, labels) = bank.batch(1, 0, 5000, 2).unwrap();
+        let (latents, labels) = bank.batch(&Draws::new(1, 5000, 2), 0).unwrap();
         assert_eq!((latents.size(), labels.size()), (vec![5000, 2, 1, 1, 1, 1], vec![5000, 2]));
         let latents = Vec::<Vec<f32>>::try_from(latents.view([5000, 2])).unwrap();
         let labels = Vec::<Vec<i64>>::try_from(labels).unwrap();
@@ -245,7 +263,23 @@ pub(crate) mod tests {
             let count = right.count();
             assert!((900..1100).contains(&count), "{start}: {count} of 5000");
         }
-        assert!(bank.batch(1, 0, 1, 5).unwrap_err().to_string().contains("none of 3 clips has 5 blocks"));
+        assert!(
+            bank.batch(&Draws::new(1, 1, 5), 0)
+                .unwrap_err()
+                .to_string()
+                .contains("none of 3 clips has 5 blocks")
+        );
+    }
+
+    #[test]
+    fn processes_take_windows_in_turn() {
+        let (bank, draws) = (counting(&[30, 20]), Draws::new(1, 6, 2));
+        let (latents, labels) = bank.batch(&draws, 4).unwrap();
+        for rank in 0..3 {
+            let share = bank.batch(&Draws { share: (rank, 3), ..draws }, 4).unwrap();
+            let every_third = |rows: &Tensor| rows.slice(0, rank as i64, None, 3);
+            assert_eq!(share, (every_third(&latents), every_third(&labels)));
+        }
     }
 
     #[test]

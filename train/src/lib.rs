@@ -23,7 +23,7 @@ pub mod ucf101;
 pub mod vae_loop;
 pub mod world_loop;
 
-pub use bank::LatentBank;
+pub use bank::{Draws, LatentBank};
 pub use description::Description;
 pub use error::Error;
 pub use interrupt::Interrupt;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use tch::Tensor;
 
-use crate::{Error, LatentBank};
+use crate::{Draws, Error, LatentBank};
 
 /// Batches that wait for their step: with that many the thread pauses, so that memory stays bounded.
 const READY: usize = 2;
@@ -24,16 +24,16 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Begins with the batch of step `first`; the rest is as for [`LatentBank::batch`].
+    /// Begins with the batch of step `first`.
     ///
     /// # Errors
     /// [`Error::Io`] if the system gives no thread.
-    pub fn new(bank: &LatentBank, seed: u64, first: u64, batch: usize, blocks: usize) -> Result<Self, Error> {
+    pub fn new(bank: &LatentBank, draws: Draws, first: u64) -> Result<Self, Error> {
         let bank = bank.clone();
         let (made, ready) = bounded(READY);
         let work = move || {
             for step in first.. {
-                let batch = bank.batch(seed, step, batch, blocks);
+                let batch = bank.batch(&draws, step);
                 let last = batch.is_err();
                 if made.send(batch).is_err() || last {
                     return;
@@ -81,11 +81,11 @@ mod tests {
 
     #[test]
     fn batches_come_in_order_from_any_step_on() {
-        let bank = counting(&[30, 20]);
+        let (bank, draws) = (counting(&[30, 20]), Draws::new(5, 4, 3));
         for first in [0, 7] {
-            let mut loader = Loader::new(&bank, 5, first, 4, 3).unwrap();
+            let mut loader = Loader::new(&bank, draws, first).unwrap();
             for step in first..first + 9 {
-                assert_eq!(loader.next_batch().unwrap(), bank.batch(5, step, 4, 3).unwrap(), "step {step}");
+                assert_eq!(loader.next_batch().unwrap(), bank.batch(&draws, step).unwrap(), "step {step}");
             }
             assert!(loader.take_wait() > Duration::ZERO && loader.take_wait() == Duration::ZERO);
         }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_loaded_is_said_once_and_ends_it() {
-        let mut loader = Loader::new(&counting(&[2]), 0, 0, 4, 3).unwrap();
+        let mut loader = Loader::new(&counting(&[2]), Draws::new(0, 4, 3), 0).unwrap();
         assert!(loader.next_batch().unwrap_err().to_string().contains("has 3 blocks"));
         assert!(loader.next_batch().unwrap_err().to_string().contains("no more batches"));
     }

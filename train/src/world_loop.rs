@@ -7,32 +7,34 @@
 //! All randomness of a step follows from (seed, step), so a resumed run repeats the uninterrupted one.
 
 mod bench;
+mod diary;
 mod keeping;
+mod learner;
 mod noising;
 mod progress;
 mod recipe;
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
+use acdit_model::Rope;
 use acdit_model::diffusion::{Schedule, SchedulerConfig};
-use acdit_model::{Acdit, Rope};
 use acdit_parallel::Group;
 use acdit_runtime::WorldMeta;
 use serde::Serialize;
-use tch::{Device, Kind, Tensor, nn};
+use tch::Device;
 
 pub use self::bench::{Measured, measure};
+use self::diary::Diary;
 use self::keeping::{own_context_from, restore, save};
-use self::noising::{Example, Noising};
+use self::learner::Learner;
+use self::noising::Noising;
 use self::progress::Progress;
 pub use self::recipe::Recipe;
-use crate::bank::LatentBank;
+use crate::bank::{Draws, LatentBank};
 use crate::checkpoint;
 use crate::description::Data;
-use crate::log::Log;
-use crate::optim::{AdamW, AdamWConfig, Ema, FlatParameters, Wsd};
+use crate::optim::Wsd;
 use crate::{Error, Interrupt, Loader, Start};
 
 /// Where a run happens.
@@ -108,21 +110,8 @@ pub struct Summary {
     pub loss: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct Record {
-    step: u64,
-    loss: f64,
-    gradient_norm: f64,
-    rate: f64,
-    seconds_per_step: f64,
-    /// Of these, how many the step waited for its batch.
-    data_wait: f64,
-}
-
 /// Steps between log lines.
 pub const LOG_EVERY: u64 = 20;
-/// A logged loss this many times the lowest one before it is no noise: the run has come apart.
-const EXPLODED: f64 = 10.0;
 
 /// Trains until the schedule ends, `stop_at`, or an interrupt, and leaves averaged weights in `run.out/weights`.
 ///
@@ -134,17 +123,9 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let (group, newest) = (run.group, check(recipe, run)?);
     check_bank(recipe, bank)?;
     let data = Data::new(bank, run.vae)?;
-    let vs = nn::VarStore::new(run.device);
-    tch::manual_seed(recipe.seed as i64);
-    let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
-    let model = Acdit::new(&vs.root(), &recipe.model, compute)?;
-    if let Some(start) = run.start {
-        start.copy_to(&vs)?;
-    }
-    let mut optimizer = AdamW::new(FlatParameters::new(&vs)?.averaged_over(group)?, AdamWConfig::default())?;
-    let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
+    let mut learner = Learner::new(recipe, run.start, run.memory, group, run.device)?;
     let mut progress = match newest {
-        Some(path) => restore(&path, recipe, &data, run, &mut optimizer, &mut ema)?,
+        Some(path) => restore(&path, recipe, &data, run, &mut learner)?,
         None if run.interrupt.is_set() => return Err(Error::Interrupted),
         None => Progress::default(),
     };
@@ -155,53 +136,36 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, group, run.device);
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: recipe.decay };
-    let checkpoints = run.out.join("checkpoints");
+    let diverged = |error: Error| error.with_last_good(&run.out.join("checkpoints"));
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);
-    let mut log = match group.leads() {
-        true => Some(open_log(recipe, progress.step, run)?),
-        false => None,
-    };
+    let mut diary = Diary::open(recipe, progress.step, run)?;
     let asked_to_end = || if run.interrupt.is_set() { 1.0 } else { 0.0 };
     let [mut ending] = group.mean([asked_to_end()])?;
-    let mut loader = Loader::new(bank, recipe.seed, progress.step, recipe.batch, recipe.blocks)?;
-    let mut since = Instant::now();
+    let share = (group.rank(), group.world());
+    let draws = Draws { seed: recipe.seed, batch: recipe.batch, blocks: recipe.blocks, share };
+    let mut loader = Loader::new(bank, draws, progress.step)?;
     while progress.step < end && ending == 0.0 {
         let (latents, labels) = loader.next_batch()?;
-        let (latents, labels) = (group.rows_of(&latents), group.rows_of(&labels));
         let mut example = noising.batch(progress.step, &latents, &labels);
         if recipe.self_context > 0.0 && progress.step as f64 >= recipe.steps as f64 * own_context_from(run) {
             let clean = &example.batch.clean;
-            example.batch.clean = tch::no_grad(|| noising.own_context(&model, clean, &labels))?;
+            example.batch.clean = tch::no_grad(|| noising.own_context(&learner.model, clean, &labels))?;
         }
-        let loss = backward(&model, &optimizer, &example, run.memory)?;
         let rate = rates.rate(progress.step);
-        let gradient_norm = optimizer.step(rate).map_err(|error| error.with_last_good(&checkpoints))?;
-        ema.update(optimizer.parameters())?;
+        let (loss, gradient_norm) = learner.step(&example, rate).map_err(diverged)?;
         let [loss, asked] = group.mean([loss, asked_to_end()])?;
         ending = asked;
         progress.advance(loss);
         let step = progress.step;
         if step % LOG_EVERY == 0 || step == end {
-            let steps = progress.unlogged.len() as f64;
-            let seconds_per_step = since.elapsed().as_secs_f64() / steps;
-            let data_wait = loader.take_wait().as_secs_f64() / steps;
-            let (loss, lowest) = progress.log();
-            if let Some(log) = &mut log {
-                log.record(step, &Record { step, loss, gradient_norm, rate, seconds_per_step, data_wait })?;
-                log.progress(step, format!("loss {loss:.4}"));
-            }
-            if let Some(lowest) = lowest.filter(|lowest| loss > EXPLODED * lowest) {
-                let reason = format!("the loss is {loss:.3e}, at its lowest it was {lowest:.3e}");
-                return Err(Error::Diverged { step, reason, last_good: None }.with_last_good(&checkpoints));
-            }
-            since = Instant::now();
+            diary.line(&mut progress, gradient_norm, rate, loader.take_wait()).map_err(diverged)?;
         }
         if step % run.save_every == 0 && step < end && group.leads() {
-            save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
+            save(&mut progress, recipe, &data, run, &learner, prompts.as_ref())?;
         }
     }
     if group.leads() {
-        save(&mut progress, recipe, &data, run, &optimizer, &ema, prompts.as_ref())?;
+        save(&mut progress, recipe, &data, run, &learner, prompts.as_ref())?;
     }
     group.barrier()?; // nobody reports success before all is written
     Ok(Summary { step: progress.step, loss: progress.loss })
@@ -218,34 +182,6 @@ fn check_agreement(recipe: &Recipe, data: &Data, step: u64, run: &Run<'_>) -> Re
     Err(Error::Options(format!(
         "the {world} processes were not all started with the same flags, or found other data or checkpoints: {rank} is at step {step}"
     )))
-}
-
-fn open_log(recipe: &Recipe, step: u64, run: &Run<'_>) -> Result<Log, Error> {
-    std::fs::create_dir_all(run.out).map_err(|e| Error::io(run.out, e))?;
-    Log::open(&run.out.join("log.jsonl"), step, recipe.steps)
-}
-
-/// Accumulates the gradient of an example and returns its loss.
-fn backward(model: &Acdit, optimizer: &AdamW, example: &Example, memory: Memory) -> Result<f64, Error> {
-    let parts = memory.accumulate.get() as i64;
-    let mut sum = 0.0;
-    for (index, part) in (1..).zip(example.split(parts)) {
-        if index == parts {
-            optimizer.parameters().expect_last_pass();
-        }
-        let loss_of = |prediction: &Tensor| {
-            ((prediction - &part.target).square() * &part.weight).mean(Kind::Float) / parts
-        };
-        let loss = if memory.recompute {
-            model.training_backward(&part.batch, loss_of)?
-        } else {
-            let loss = loss_of(&model.training_forward(&part.batch)?);
-            optimizer.parameters().add_gradient(&loss)?;
-            loss
-        };
-        sum += f64::try_from(loss)?;
-    }
-    Ok(sum)
 }
 
 /// Whether a run may begin, as far as that can be told before any clip is encoded; returns the checkpoint to resume.

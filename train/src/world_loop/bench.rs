@@ -3,18 +3,16 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use acdit_model::Acdit;
 use acdit_model::diffusion::{Schedule, SchedulerConfig};
 use acdit_parallel::Group;
 use acdit_runtime::bench::median;
 use acdit_runtime::{device, stats};
 use serde::Serialize;
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Device, Kind, Tensor};
 
 use super::noising::Noising;
-use super::{Memory, Recipe, backward};
+use super::{Learner, Memory, Recipe};
 use crate::Error;
-use crate::optim::{AdamW, AdamWConfig, Ema, FlatParameters};
 
 /// What one step of training costs.
 #[derive(Debug, Clone, Serialize)]
@@ -46,12 +44,7 @@ pub fn measure(
     recipe.check()?;
     let group = Group::alone();
     memory.check(recipe, &group)?;
-    let vs = nn::VarStore::new(device);
-    tch::manual_seed(recipe.seed as i64);
-    let compute = if recipe.bf16 { Kind::BFloat16 } else { Kind::Float };
-    let model = Acdit::new(&vs.root(), &recipe.model, compute)?;
-    let mut optimizer = AdamW::new(FlatParameters::new(&vs)?, AdamWConfig::default())?;
-    let mut ema = Ema::new(optimizer.parameters(), recipe.ema)?;
+    let mut learner = Learner::new(recipe, None, memory, &group, device)?;
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
     let noising = Noising::new(&schedule, recipe, &group, device);
     let [frames, c, h, w] = recipe.model.block_shape();
@@ -63,9 +56,7 @@ pub fn measure(
     for step in 0..=steps.get() as u64 {
         let started = Instant::now();
         let example = noising.batch(step, &latents, &labels);
-        loss = backward(&model, &optimizer, &example, memory)?;
-        optimizer.step(recipe.rate)?;
-        ema.update(optimizer.parameters())?;
+        (loss, _) = learner.step(&example, recipe.rate)?;
         if step > 0 {
             // the optimizer reads the gradient's norm, so all work but the last updates is done
             seconds.push(started.elapsed().as_secs_f64());

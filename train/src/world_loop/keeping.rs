@@ -11,11 +11,10 @@ use acdit_runtime::{Session, Settings, StepInput, World, WorldFolder};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{Progress, Recipe, Run};
+use super::{Learner, Progress, Recipe, Run};
 use crate::Error;
 use crate::checkpoint;
 use crate::description::{Data, difference};
-use crate::optim::{AdamW, Ema};
 
 const SAMPLE_BLOCKS: usize = 16;
 /// Pixels down that a film of samples has at least.
@@ -41,10 +40,10 @@ pub(super) fn save(
     recipe: &Recipe,
     data: &Data,
     run: &Run<'_>,
-    optimizer: &AdamW,
-    ema: &Ema,
+    learner: &Learner,
     prompts: Option<&Tensor>,
 ) -> Result<(), Error> {
+    let (optimizer, ema) = (&learner.optimizer, &learner.ema);
     let best = progress.save();
     let mut tensors: BTreeMap<String, Tensor> = optimizer.state().into_iter().chain([ema.state()]).collect();
     tensors.insert(PARAMETERS.into(), optimizer.parameters().values().shallow_clone());
@@ -90,8 +89,7 @@ pub(super) fn restore(
     recipe: &Recipe,
     data: &Data,
     run: &Run<'_>,
-    optimizer: &mut AdamW,
-    ema: &mut Ema,
+    learner: &mut Learner,
 ) -> Result<Progress, Error> {
     let (state, tensors): (State, _) = checkpoint::load(path)?;
     let refuse = |reason| Err(Error::Checkpoint { path: path.into(), reason });
@@ -114,8 +112,9 @@ pub(super) fn restore(
     if let Some(difference) = state.data.and_then(|there| difference(&there, data)) {
         return refuse(format!("that run learnt from other data: {difference}"));
     }
+    let optimizer = &mut learner.optimizer;
     optimizer.restore(state.progress.step, &tensors)?;
-    ema.restore(state.progress.step, &tensors)?;
+    learner.ema.restore(state.progress.step, &tensors)?;
     let reason = format!("{PARAMETERS} is missing");
     let saved = tensors.get(PARAMETERS).ok_or(Error::Checkpoint { path: path.into(), reason })?;
     tch::no_grad(|| optimizer.parameters().values().shallow_clone().f_copy_(saved))?;

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use acdit_codec::Size;
-use acdit_train::Interrupt;
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::listing::Listing;
 use acdit_train::procedural::Procedural;
+use acdit_train::{Draws, Interrupt};
 use tch::Tensor;
 
 use crate::clips::{dataset, film_at, vae};
@@ -32,7 +32,7 @@ fn usable_clips_become_labelled_latents_and_the_rest_is_listed() {
     assert_eq!((names.len(), counts, bank.len()), (3, vec![1, 2, 3, 4, 5], 2));
     assert_eq!(bank.latent_shape(), Some([4, 4, 4]));
 
-    let (latents, labels) = bank.batch(1, 0, 32, 3).unwrap();
+    let (latents, labels) = bank.batch(&Draws::new(1, 32, 3), 0).unwrap();
     assert_eq!((latents.size(), labels.size()), (vec![32, 3, 4, 4, 4, 4], vec![32, 3]));
     let labels = Vec::<i64>::try_from(labels.select(1, 0)).unwrap();
     assert!(labels.contains(&0) && labels.contains(&2) && !labels.contains(&1), "{labels:?}");
@@ -90,7 +90,7 @@ fn procedural_worlds_fill_a_bank_too() {
         };
         let (bank, skipped) = bank_of(4).unwrap();
         assert_eq!((bank.len(), skipped.len()), (3, 0));
-        let batch = |step| bank.batch(7, step, 6, 4).unwrap();
+        let batch = |step| bank.batch(&Draws::new(7, 6, 4), step).unwrap();
         let ((a, drawn), (b, _)): ((Tensor, Tensor), (Tensor, Tensor)) = (batch(2), batch(2));
         assert!(a == b && batch(3).0 != a);
         let drawn = Vec::<i64>::try_from(drawn.view([-1])).unwrap();
