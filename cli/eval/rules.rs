@@ -4,6 +4,7 @@ use acdit_codec::{Frame, Size};
 use acdit_runtime::{Session, frame_size, render};
 use acdit_train::evaluate::{Counts, Report};
 use acdit_train::procedural::{FRAMES_PER_BLOCK, Procedural, Simulator};
+use acdit_train::seeds;
 use anyhow::bail;
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -127,7 +128,8 @@ fn generated<R: Rules>(
 ) -> anyhow::Result<Report<R::Tally>> {
     let Loaded { world, vae, .. } = loaded;
     let mut session = Session::prompted(world, args.weights.sampling.settings(world, args.seed))?;
-    let (mut simulator, mut judge) = (Simulator::new(R::WORLD, args.seed), R::Judge::default());
+    let (mut simulator, mut judge) =
+        (Simulator::new(R::WORLD, seeds::held_out(args.seed, 0)), R::Judge::default());
     let interrupt = signals::interrupt()?;
     let labels = (0..blocks).map(|_| simulator.next_label() as i64);
     for block in render(world, &vae.decoder, &mut session, labels) {
@@ -147,7 +149,8 @@ fn simulated<R: Rules>(
     bar: &ProgressBar,
     shown: impl Fn(Vec<Frame>) -> anyhow::Result<Vec<Frame>>,
 ) -> anyhow::Result<Report<R::Tally>> {
-    let (mut simulator, mut judge) = (Simulator::new(R::WORLD, seed), R::Judge::default());
+    let (mut simulator, mut judge) =
+        (Simulator::new(R::WORLD, seeds::held_out(seed, 0)), R::Judge::default());
     let interrupt = signals::interrupt()?;
     for _ in 0..blocks {
         let label = simulator.next_label();

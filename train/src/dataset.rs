@@ -12,10 +12,8 @@ use crate::encoding::Encoding;
 use crate::listing::{Entry, Listing, Split};
 use crate::procedural::{FRAMES_PER_BLOCK, Procedural};
 use crate::vae_loop::VaeFrames;
-use crate::{Description, Error, Interrupt, LatentBank};
+use crate::{Description, Error, Interrupt, LatentBank, seeds};
 
-/// Seeds of held-out material are counted from here, far from those that training can reach.
-pub(crate) const HELD_OUT_SEED: u64 = 1 << 40;
 /// Threads that decode clips into memory.
 const DECODERS: usize = 2;
 
@@ -37,7 +35,7 @@ pub struct Dataset {
     pub size: Size,
     /// Every how many frames of a clip one is taken; the procedural world knows only 1.
     pub frame_interval: u32,
-    /// Seed of procedural clips.
+    /// Of procedural clips: [`seeds::training`].
     pub seed: u64,
 }
 
@@ -122,7 +120,7 @@ impl Dataset {
             dataset: name,
             labels: labels.into_iter().map(|label| label.name).collect(),
             fps,
-            seed: listing.is_none().then_some(self.seed),
+            seed: listing.is_none().then_some(seeds::training(self.seed, 0)),
             list: listing.map(|listing| listing.fingerprint(split)),
             fold: listing.and_then(|listing| listing.fold),
             split,
@@ -202,12 +200,12 @@ impl Dataset {
             Source::Procedural(world) => {
                 self.check(BankSize { clips: 0, blocks: 0, frames_per_block: FRAMES_PER_BLOCK })?;
                 // one frame per seed, so that frames are independent
-                let frames = |first: u64, count: usize| -> Result<Vec<Frame>, Error> {
-                    let seeds = (0..count as u64).map(|index| first.wrapping_add(index));
+                let frames = |seed_of: fn(u64, u64) -> u64, count: usize| -> Result<Vec<Frame>, Error> {
+                    let seeds = (0..count as u64).map(|number| seed_of(self.seed, number));
                     seeds.map(|seed| Ok(world.still(seed, self.size)?)).collect()
                 };
-                let training = frames(self.seed, training)?;
-                let held_out = frames(self.seed.wrapping_add(HELD_OUT_SEED), held_out)?;
+                let training = frames(seeds::training, training)?;
+                let held_out = frames(seeds::held_out, held_out)?;
                 Ok((VaeFrames { training, held_out }, Vec::new()))
             }
             Source::Clips(listing) => {

@@ -16,7 +16,7 @@ use crate::checkpoint::bytes;
 use crate::dataset::{BankSize, Dataset, Source};
 use crate::listing::{Entry, Split};
 use crate::procedural::Procedural;
-use crate::{Error, Interrupt};
+use crate::{Error, Interrupt, seeds};
 
 /// Frames that are decoded and encoded at a time: bounds memory, and keeps a VAE's temporaries in cache.
 const PIECE_FRAMES: usize = 32;
@@ -102,7 +102,7 @@ impl Encoding<'_> {
         number: usize,
         send: impl Fn(Vec<Frame>, Vec<i64>) -> bool,
     ) -> Result<(), CodecError> {
-        let seed = self.dataset.seed.wrapping_add(number as u64);
+        let seed = seeds::training(self.dataset.seed, number as u64);
         let (frames, labels) = world.trajectory(seed, self.size.blocks, self.dataset.size)?;
         let blocks = self.blocks_per_piece();
         for (frames, labels) in frames.chunks(blocks * self.size.frames_per_block).zip(labels.chunks(blocks))

@@ -16,6 +16,7 @@ pub mod maze;
 pub mod metrics;
 pub mod optim;
 pub mod procedural;
+pub mod seeds;
 pub mod shards;
 mod start;
 mod tensorboard;

@@ -7,13 +7,10 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::Error;
-use crate::dataset::{BankSize, Dataset, HELD_OUT_SEED, Skipped, Source};
+use crate::dataset::{BankSize, Dataset, Skipped, Source};
 use crate::listing::{Entry, Split};
 use crate::procedural::{FRAMES_PER_BLOCK, Procedural};
-
-/// Seeds between the procedural clips of one draw and of the next.
-const SEEDS_OF_A_DRAW: u64 = 1 << 20;
+use crate::{Error, seeds};
 
 /// What a clip must have to be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +54,7 @@ pub struct RealClips<'a> {
 }
 
 enum Draw<'a> {
-    Procedural { world: Procedural, next_seed: u64 },
+    Procedural { world: Procedural, seed: u64, next: u64 },
     Files { classes: Vec<Vec<&'a Entry>>, turn: usize, skipped: Vec<Skipped> },
 }
 
@@ -72,8 +69,7 @@ impl<'a> RealClips<'a> {
         let source = match &dataset.source {
             Source::Procedural(world) => {
                 dataset.check(BankSize { clips: 0, blocks: 0, frames_per_block: FRAMES_PER_BLOCK })?;
-                let next_seed = HELD_OUT_SEED.wrapping_add(seed.wrapping_mul(SEEDS_OF_A_DRAW));
-                Draw::Procedural { world: *world, next_seed }
+                Draw::Procedural { world: *world, seed, next: 0 }
             }
             Source::Clips(listing) => {
                 let mut classes = vec![Vec::new(); listing.classes.len()];
@@ -111,10 +107,11 @@ impl<'a> RealClips<'a> {
     /// [`Error::Codec`] for an empty size.
     pub fn draw(&mut self) -> Result<Option<RealClip>, Error> {
         let (frames, labels) = match &mut self.source {
-            Draw::Procedural { world, next_seed } => {
+            Draw::Procedural { world, seed, next } => {
                 let blocks = self.needed.most.div_ceil(FRAMES_PER_BLOCK);
-                let (frames, labels) = world.trajectory(*next_seed, blocks, self.dataset.size)?;
-                *next_seed = next_seed.wrapping_add(1);
+                let seed = seeds::held_out(*seed, *next);
+                let (frames, labels) = world.trajectory(seed, blocks, self.dataset.size)?;
+                *next += 1;
                 (frames, labels.into_iter().map(|label| label as i64).collect())
             }
             Draw::Files { classes, turn, skipped } => loop {
