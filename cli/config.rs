@@ -1,8 +1,10 @@
 //! Configuration: what stands under the command line.
 //!
 //! A flag's value is the first that is set of: the flag, `ACDIT_VERB_FLAG`, `ACDIT_FLAG`, the file's `flag` in `[verb]`, the
-//! file's `flag` without a table, what the preset of `train` says, the default. There is one mechanism for all of it: what
-//! they say becomes clap's default before the command line is read, so precedence, parsing and help are clap's own.
+//! file's `flag` without a table, the default. A preset of `train` comes before what is meant for all verbs, `ACDIT_FLAG` and
+//! the file's `flag` without a table: four sampling steps for every verb are no schedule of four steps. There is one mechanism
+//! for all of it: what they say becomes clap's default before the command line is read, so precedence, parsing and help are
+//! clap's own.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -165,20 +167,28 @@ impl Layers {
 
     /// What is set for a flag of a verb, and where.
     pub(crate) fn find(&self, verb: &str, flag: &str) -> Option<(&str, Origin)> {
-        let variables = [variable(&format!("{verb}-{flag}")), variable(flag)];
-        for name in variables {
-            if let Some(value) = self.variables.get(&name) {
-                return Some((value, Origin::Variable(name)));
-            }
+        let preset = self.preset.as_ref().filter(|_| verb == TRAIN);
+        let preset =
+            preset.and_then(|(name, values)| Some((values.get(flag)?.as_str(), Origin::Preset(name))));
+        let own = self.variable(variable(&format!("{verb}-{flag}")));
+        let own_key = || {
+            let key = format!("[{verb}] {}", underscored(flag));
+            self.key(self.verbs.get(verb)?.get(flag)?, key)
+        };
+        let shared = || self.variable(variable(flag));
+        let shared_key = || self.key(self.shared.get(flag)?, underscored(flag));
+        match preset {
+            Some(preset) => own.or_else(own_key).or(Some(preset)),
+            None => own.or_else(shared).or_else(own_key).or_else(shared_key),
         }
-        let own = (self.verbs.get(verb).and_then(|values| values.get(flag)))
-            .map(|value| (value, format!("[{verb}] {}", underscored(flag))));
-        let shared = || self.shared.get(flag).map(|value| (value, underscored(flag)));
-        if let (Some(file), Some((value, key))) = (&self.file, own.or_else(shared)) {
-            return Some((value, Origin::File(file.clone(), key)));
-        }
-        let (name, values) = self.preset.as_ref().filter(|_| verb == TRAIN)?;
-        Some((values.get(flag)?, Origin::Preset(name)))
+    }
+
+    fn variable(&self, name: String) -> Option<(&str, Origin)> {
+        Some((self.variables.get(&name)?, Origin::Variable(name)))
+    }
+
+    fn key<'a>(&'a self, value: &'a str, key: String) -> Option<(&'a str, Origin)> {
+        Some((value, Origin::File(self.file.clone()?, key)))
     }
 
     /// The command line, with what is set as its defaults.
@@ -321,11 +331,13 @@ mod tests {
             assert_eq!(layers.find("bench", "hidden"), None);
         }
         let words = ["acdit-world", "train", "--out", "x"].map(OsString::from);
-        let layers = layers("[train]\npreset = \"maze\"\nbatch = 3\n", &[("ACDIT_TRAIN_RATE", "1")])
-            .unwrap()
-            .with_preset(&words);
+        let file = "steps = 3\ndevice = \"cpu\"\n[train]\npreset = \"maze\"\nbatch = 3\n";
+        let variables = [("ACDIT_TRAIN_RATE", "1"), ("ACDIT_STEPS", "4")];
+        let layers = layers(file, &variables).unwrap().with_preset(&words);
         let value = |flag| layers.find(TRAIN, flag).unwrap();
-        assert_eq!((value("batch").0, value("rate").0), ("3", "1"));
+        assert_eq!((value("batch").0, value("rate").0, value("device").0), ("3", "1", "cpu"));
+        // meant for all verbs, they are no recipe's
+        assert_eq!((value("steps").0, layers.find("serve", "steps").unwrap().0), ("20000", "4"));
         assert_eq!(value("dataset"), ("maze", Origin::Preset("maze")));
     }
 

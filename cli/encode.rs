@@ -25,7 +25,7 @@ used, which are not tried again. DIR is all that `train --latents DIR` needs: it
 Examples:
   acdit-world encode --dataset gravity --out latents
   acdit-world encode --dataset ucf101 --data-dir UCF-101 --vae sd-vae --resolution 256 \\
-      --frame-interval 3 --frames 16 --flip --out ucf-latents
+      --frames 16 --flip --out ucf-latents
   acdit-world train --latents ucf-latents --frames 16 --out run")]
 pub(crate) struct Encode {
     #[command(flatten)]

@@ -78,7 +78,9 @@ fn attend(queries: &Tensor, keys: &Tensor, values: &Tensor) -> Tensor {
         );
     }
     // On a CPU, libtorch's fused attention multiplies bf16 at the speed of f32, and its backward pass is slower still;
-    // its matrix products use the CPU's bf16 instructions.
+    // its matrix products use the CPU's bf16 instructions. The price: scores are rounded to bf16 before the softmax. For normal
+    // queries and keys the result's relative error (root mean square) is 0.0044 instead of 0.0022, for scores three times as
+    // large 0.0115 instead of 0.0018.
     let (n, heads, length, size) = queries.size4().expect("queries are (N, H, L, d)");
     let transposed = keys.transpose(2, 3);
     let slice = (SCORES_AT_A_TIME / (n * heads * keys.size()[2])).clamp(1, length);
