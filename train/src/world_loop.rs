@@ -73,7 +73,7 @@ pub struct Run<'a> {
 pub struct Memory {
     /// Backward passes of a step, each over an equal part of the batch.
     pub accumulate: NonZeroUsize,
-    /// Whether the backward pass computes activations anew ([`Acdit::training_backward`]), which takes more time.
+    /// Whether the backward pass computes activations anew ([`acdit_model::Acdit::training_backward`]), which takes more time.
     pub recompute: bool,
 }
 
