@@ -180,6 +180,9 @@ pub(crate) struct Train {
     /// [default: 0.35, but 0 where ε is predicted]
     #[arg(long, value_name = "SHARE", help_heading = "Schedule", allow_negative_numbers = true)]
     self_context: Option<f64>,
+    /// Denoise at the noise levels of a sampler of so many steps alone: for a world that will be sampled so
+    #[arg(long, value_name = "STEPS", help_heading = "Schedule")]
+    sampler_steps: Option<NonZeroUsize>,
     /// Decay of the weights' average
     #[arg(
         long,
@@ -248,6 +251,7 @@ impl Train {
             first_block_weight: self.first_block_weight,
             context_noise: self.context_noise,
             self_context: self.self_context.unwrap_or(usual),
+            sampler_steps: self.sampler_steps,
             ema: self.ema,
             bf16: placement.kind == Kind::BFloat16,
             seed: *seed,

@@ -98,6 +98,7 @@ impl BenchTraining {
             first_block_weight: 1.0,
             context_noise: 0.0,
             self_context: 0.0,
+            sampler_steps: None,
             ema: 0.9999,
             bf16: placement.kind == Kind::BFloat16,
             seed: 0,

@@ -134,7 +134,7 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let window = recipe.model.context_window.map_or(recipe.blocks, |window| window as usize);
     let prompts = bank.prompts(run.prompts, window.min(recipe.blocks));
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
-    let noising = Noising::new(&schedule, recipe, group, run.device);
+    let noising = Noising::new(&schedule, recipe, group, run.device)?;
     let rates = Wsd { peak: recipe.rate, warmup: recipe.warmup, total: recipe.steps, decay: recipe.decay };
     let diverged = |error: Error| error.with_last_good(&run.out.join("checkpoints"));
     let end = run.stop_at.unwrap_or(recipe.steps).min(recipe.steps);

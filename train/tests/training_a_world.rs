@@ -64,6 +64,7 @@ fn recipe() -> Recipe {
         first_block_weight: 1.0,
         context_noise: 0.1,
         self_context: 0.5,
+        sampler_steps: None,
         ema: 0.9,
         bf16: false,
         seed: 9,

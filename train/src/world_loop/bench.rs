@@ -46,7 +46,7 @@ pub fn measure(
     memory.check(recipe, &group)?;
     let mut learner = Learner::new(recipe, None, memory, &group, device)?;
     let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction))?;
-    let noising = Noising::new(&schedule, recipe, &group, device);
+    let noising = Noising::new(&schedule, recipe, &group, device)?;
     let [frames, c, h, w] = recipe.model.block_shape();
     let (n, t) = (recipe.batch as i64, recipe.blocks as i64);
     let latents = Tensor::f_randn([n, t, frames, c, h, w], (Kind::Float, Device::Cpu))?;

@@ -49,13 +49,23 @@ pub(super) struct Noising<'a> {
     /// α and σ of every timestep: (timesteps) f32.
     alphas: Tensor,
     sigmas: Tensor,
+    /// The timesteps that blocks are drawn at, and those at which a stream's own guess is noised again.
+    drawn: Tensor,
+    redrawn: Tensor,
     /// Weight of a clip's blocks by their place, 1 on average: (1, T, 1, 1) f32.
     places: Tensor,
     device: Device,
 }
 
 impl<'a> Noising<'a> {
-    pub(super) fn new(schedule: &'a Schedule, recipe: &'a Recipe, group: &'a Group, device: Device) -> Self {
+    /// # Errors
+    /// As [`Recipe::timesteps`].
+    pub(super) fn new(
+        schedule: &'a Schedule,
+        recipe: &'a Recipe,
+        group: &'a Group,
+        device: Device,
+    ) -> Result<Self, Error> {
         let levels: Vec<_> = (0..schedule.len() as i64).map(|t| schedule.level(t)).collect();
         let table = |pick: fn(&acdit_model::diffusion::NoiseLevel) -> f64| {
             let values: Vec<f32> = levels.iter().map(|level| pick(level) as f32).collect();
@@ -67,7 +77,10 @@ impl<'a> Noising<'a> {
         let mean = places.iter().sum::<f64>() / recipe.blocks as f64;
         let places = (Tensor::from_slice(&places) / mean).to_kind(Kind::Float).to_device(device);
         let places = places.view([1, recipe.blocks as i64, 1, 1]);
-        Self { schedule, recipe, group, patcher: Patcher::new(&recipe.model), alphas, sigmas, places, device }
+        let [drawn, redrawn] =
+            recipe.timesteps(schedule)?.map(|timesteps| Tensor::from_slice(&timesteps).to_device(device));
+        let patcher = Patcher::new(&recipe.model);
+        Ok(Self { schedule, recipe, group, patcher, alphas, sigmas, drawn, redrawn, places, device })
     }
 
     /// From this process's latents (N, T, F, C, h, w) and labels (N, T).
@@ -82,8 +95,7 @@ impl<'a> Noising<'a> {
         let shape = [all, t, clean.size()[2], clean.size()[3]];
         let normal = || mine(&Tensor::randn(shape, (Kind::Float, self.device)));
         let uniform = |shape: [i64; 2]| mine(&Tensor::rand(shape, (Kind::Float, self.device)));
-        let timesteps =
-            mine(&Tensor::randint(self.schedule.len() as i64, [all, t], (Kind::Int64, self.device)));
+        let timesteps = self.timesteps(&self.drawn, [all, t]);
         let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
         let noise = normal();
         let context = uniform([all, 1]).view([n, 1, 1, 1]) * self.recipe.context_noise;
@@ -124,9 +136,9 @@ impl<'a> Noising<'a> {
         let random = |shape: [i64; 4]| mine(Tensor::rand(shape, (Kind::Float, self.device)));
         let share = random([all, 1, 1, 1]);
         let shape = [all, t, clean.size()[2], clean.size()[3]];
-        let end = self.schedule.len() as i64;
-        for (lowest, above) in [(end - 1, end), (end / 10, end * 9 / 10)] {
-            let timesteps = mine(Tensor::randint_low(lowest, above, [all, t], (Kind::Int64, self.device)));
+        let noise = Tensor::from(self.schedule.len() as i64 - 1).view(1).to_device(self.device);
+        for among in [&noise, &self.redrawn] {
+            let timesteps = self.timesteps(among, [all, t]);
             let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
             let noised = estimate * &alpha + mine(Tensor::randn(shape, (Kind::Float, self.device))) * &sigma;
             let labels = labels.shallow_clone();
@@ -138,6 +150,12 @@ impl<'a> Noising<'a> {
             context = estimate.where_self(&replaced, &context);
         }
         Ok(Tensor::cat(&[context, clean.narrow(0, chosen, n - chosen)], 0))
+    }
+
+    /// Timesteps of this process's blocks, drawn for all (clips, T).
+    fn timesteps(&self, among: &Tensor, shape: [i64; 2]) -> Tensor {
+        let drawn = self.group.rows_of(&Tensor::randint(among.size()[0], shape, (Kind::Int64, self.device)));
+        among.index_select(0, &drawn.view(-1)).view_as(&drawn)
     }
 
     /// A schedule's table at each block's timestep: (N, T, 1, 1).
@@ -158,6 +176,8 @@ impl<'a> Noising<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use acdit_model::diffusion::SchedulerConfig;
     use acdit_model::{Config, Preset};
     use tch::nn;
@@ -178,6 +198,7 @@ mod tests {
             first_block_weight: 1.0,
             context_noise: 0.0,
             self_context: 0.5,
+            sampler_steps: None,
             ema: 0.0,
             bf16: false,
             seed: 0,
@@ -194,13 +215,39 @@ mod tests {
             let latents = Tensor::zeros([64, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
             let labels = Tensor::full([64, 6], 3, (Kind::Int64, Device::Cpu));
             let group = Group::alone();
-            let example = Noising::new(&schedule, &recipe, &group, Device::Cpu).batch(0, &latents, &labels);
+            let example = Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap().batch(0, &latents, &labels);
             let labels: Vec<Vec<i64>> = Vec::try_from(&example.batch.labels).unwrap();
             let kept = labels.iter().flatten().filter(|&&label| label == 3).count();
             assert!(labels.iter().flatten().all(|&label| label == 3 || label == 5));
             assert!((64..320).contains(&kept), "{kept} of 384 are kept");
             assert_eq!(labels.iter().any(|clip| clip.iter().any(|&label| label != clip[0])), mixed);
         }
+    }
+
+    #[test]
+    fn timesteps_are_those_of_the_sampler_where_it_is_known() {
+        let all = recipe(Config::video(Preset::B, 32, 5));
+        let schedule = Schedule::new(&SchedulerConfig::paper(all.prediction)).unwrap();
+        let known = Recipe { sampler_steps: NonZeroUsize::new(4), ..all.clone() };
+        let [drawn, redrawn] = known.timesteps(&schedule).unwrap();
+        assert_eq!(drawn, schedule.timesteps(4).unwrap());
+        assert_eq!(redrawn, drawn[1..]);
+        let latents = Tensor::zeros([8, 6, 4, 4, 32, 32], (Kind::Float, Device::Cpu));
+        let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
+        let group = Group::alone();
+        let distinct = |recipe: &Recipe| {
+            let noising = Noising::new(&schedule, recipe, &group, Device::Cpu).unwrap();
+            let timesteps = noising.batch(0, &latents, &labels).batch.timesteps;
+            let timesteps: std::collections::BTreeSet<i64> =
+                Vec::<i64>::try_from(timesteps.flatten(0, -1)).unwrap().into_iter().collect();
+            timesteps
+        };
+        assert_eq!(distinct(&known).into_iter().rev().collect::<Vec<_>>(), drawn);
+        assert!(distinct(&all).len() > 40, "48 draws of 1,000");
+        let one = Recipe { sampler_steps: NonZeroUsize::new(1), ..all.clone() };
+        assert_eq!(one.timesteps(&schedule).unwrap(), [[999], [999]]);
+        let absurd = Recipe { sampler_steps: NonZeroUsize::new(2000), ..all };
+        assert!(absurd.timesteps(&schedule).is_err());
     }
 
     #[test]
@@ -220,7 +267,7 @@ mod tests {
         let network = Acdit::new(&vs.root(), &recipe.model, Kind::Float).unwrap();
         let schedule = Schedule::new(&SchedulerConfig::paper(recipe.prediction)).unwrap();
         let group = Group::alone();
-        let noising = Noising::new(&schedule, &recipe, &group, Device::Cpu);
+        let noising = Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap();
         let tokens = recipe.model.block_tokens();
         let clean = Tensor::ones([8, 6, tokens, recipe.model.token_width()], (Kind::Float, Device::Cpu));
         let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
@@ -237,6 +284,7 @@ mod tests {
         assert!((1..=20).contains(&count), "{count} of the first four clips' blocks replaced");
         let none = Recipe { self_context: 0.0, ..recipe };
         let none = Noising::new(&schedule, &none, &group, Device::Cpu)
+            .unwrap()
             .own_context(&network, &clean, &labels)
             .unwrap();
         assert_eq!(none, clean);

@@ -1,7 +1,9 @@
 //! What decides the outcome of a run.
 
+use std::num::NonZeroUsize;
+
 use acdit_model::Config;
-use acdit_model::diffusion::Prediction;
+use acdit_model::diffusion::{Prediction, Schedule};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -39,6 +41,11 @@ pub struct Recipe {
     /// of the schedule, once there is something to learn from, or all of one that goes on from weights; costs two forward
     /// passes a step.
     pub self_context: f64,
+    /// Denoising steps of the sampler that the weights are for: timesteps are drawn among those that it visits. All of the
+    /// schedule's where it is not known. A sampler of few steps never sees little noise, and what the network has to
+    /// learn is then less.
+    #[serde(default)]
+    pub sampler_steps: Option<NonZeroUsize>,
     /// Decay of the weight average.
     pub ema: f64,
     /// Whether activations are bf16 (weights and optimizer stay f32).
@@ -81,5 +88,20 @@ impl Recipe {
             ));
         }
         Ok(())
+    }
+
+    /// The timesteps that blocks are drawn at; and those at which a stream's own guess is noised again, which leave out
+    /// pure noise and, of the whole schedule, its ends.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for a sampler of more steps than the schedule has.
+    pub(super) fn timesteps(&self, schedule: &Schedule) -> Result<[Vec<i64>; 2], Error> {
+        let Some(steps) = self.sampler_steps else {
+            let end = schedule.len() as i64;
+            return Ok([(0..end).collect(), (end / 10..end * 9 / 10).collect()]);
+        };
+        let visited = schedule.timesteps(steps.get())?;
+        let after_first = if visited.len() > 1 { visited[1..].to_vec() } else { visited.clone() };
+        Ok([visited, after_first])
     }
 }
