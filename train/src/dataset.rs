@@ -120,7 +120,7 @@ impl Dataset {
             dataset: name,
             labels: labels.into_iter().map(|label| label.name).collect(),
             fps,
-            seed: listing.is_none().then_some(seeds::training(self.seed, 0)),
+            seed: listing.is_none().then_some(self.seed),
             list: listing.map(|listing| listing.fingerprint(split)),
             fold: listing.and_then(|listing| listing.fold),
             split,

@@ -16,7 +16,7 @@ pub struct Description {
     pub labels: Vec<String>,
     /// Frames per second after the interval.
     pub fps: f64,
-    /// Seed of the first clip of a procedural world.
+    /// Seed that the clips of a procedural world are drawn with.
     pub seed: Option<u64>,
     /// BLAKE3 of the list of clips in files, hexadecimal.
     pub list: Option<String>,
