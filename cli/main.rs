@@ -18,6 +18,7 @@ mod failure;
 mod film;
 mod generate;
 mod output;
+mod picture;
 mod plot;
 mod recording;
 mod serve;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use acdit_model::write_atomically;
 use anyhow::{Context, bail};
 use clap::Args;
+use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::output::Output;
+use crate::picture::{self, Chart};
 
 const SIZE: (u32, u32) = (900, 540);
 /// Distinct for the common kinds of colour blindness (Okabe and Ito).
@@ -28,13 +29,13 @@ Losses are comparable between runs that predict the same with the same weights o
 
 Examples:
   acdit-world plot run --out loss.svg
-  acdit-world plot run run2 --out both.svg     # over one another")]
+  acdit-world plot run run2 --out both.png     # over one another")]
 pub(crate) struct Plot {
     /// Folders of `train` or `train-vae`
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The picture to write
-    #[arg(long, value_name = "FILE.svg")]
+    /// The picture to write: .svg or .png
+    #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
 
@@ -64,10 +65,9 @@ struct Curve {
 impl Plot {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         let Self { runs, out } = self;
-        check_picture(&out)?;
+        picture::check(&out)?;
         let runs = runs.into_iter().map(Curve::read).collect::<anyhow::Result<Vec<_>>>()?;
-        let picture = draw(&runs).context("drawing")?;
-        write_atomically(&out, picture.as_bytes())?;
+        picture::write(&out, SIZE, &Losses(&runs))?;
         let line = |curve: &Curve| {
             let Curve { run, points, last_step, last_loss, .. } = curve;
             format!("{}: {points} points, loss {last_loss:.4} at step {last_step}", run.display())
@@ -99,28 +99,19 @@ impl Curve {
     }
 }
 
-/// Whether a picture can be written there.
-pub(crate) fn check_picture(out: &Path) -> anyhow::Result<()> {
-    if !out.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
-        bail!("{}: expected a name ending in .svg", out.display());
-    }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        bail!("{}: the folder {} does not exist", out.display(), folder.display());
-    }
-    Ok(())
-}
-
 /// Loss over steps, on a logarithmic scale.
-fn draw(runs: &[Curve]) -> anyhow::Result<String> {
-    let all = || runs.iter().flat_map(|run| run.losses.values().copied());
-    let (low, high) = (all().fold(f64::MAX, f64::min) * 0.9, all().fold(f64::MIN, f64::max) * 1.1);
-    let end = runs.iter().map(|run| run.last_step).max().unwrap_or(1).max(1);
-    let mut picture = String::new();
+struct Losses<'a>(&'a [Curve]);
+
+impl Chart for Losses<'_> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
     {
-        let area = SVGBackend::with_string(&mut picture, SIZE).into_drawing_area();
-        area.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&area)
+        let Self(runs) = self;
+        let all = || runs.iter().flat_map(|run| run.losses.values().copied());
+        let (low, high) = (all().fold(f64::MAX, f64::min) * 0.9, all().fold(f64::MIN, f64::max) * 1.1);
+        let end = runs.iter().map(|run| run.last_step).max().unwrap_or(1).max(1);
+        let mut chart = ChartBuilder::on(area)
             .margin(16)
             .x_label_area_size(40)
             .y_label_area_size(64)
@@ -134,9 +125,8 @@ fn draw(runs: &[Curve]) -> anyhow::Result<String> {
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
         chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
-        area.present()?;
+        Ok(())
     }
-    Ok(picture)
 }
 
 fn name(run: &Path) -> String {

@@ -2,20 +2,48 @@
 
 use std::path::Path;
 
-use acdit_model::write_atomically;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::figures::{Compared, Estimate, MEASURES, Measure};
+use crate::picture::{self, Chart};
 use crate::plot::COLOURS;
 
 /// Of one panel.
 const SIZE: (u32, u32) = (900, 260);
 
+/// # Errors
+/// Figures of which none is a finite number, or a file that cannot be written.
 pub(super) fn write(out: &Path, films: &[Compared]) -> anyhow::Result<()> {
-    let picture = draw(films).context("drawing")?;
-    Ok(write_atomically(out, picture.as_bytes())?)
+    let panels: Vec<Panel> = MEASURES.iter().filter_map(|measure| Panel::of(measure, films)).collect();
+    if panels.is_empty() {
+        bail!("no figure is a finite number");
+    }
+    let windows = films.iter().flat_map(|film| &film.windows);
+    let end = windows.map(|window| window.first_frame + window.frames).max().unwrap_or_default() as f64;
+    let size = (SIZE.0, SIZE.1 * panels.len() as u32);
+    picture::write(out, size, &Panels { panels, films, end })
+}
+
+/// All measures, one under another.
+struct Panels<'a> {
+    panels: Vec<Panel<'a>>,
+    films: &'a [Compared],
+    /// Frames.
+    end: f64,
+}
+
+impl Chart for Panels<'_> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
+        for (panel, area) in self.panels.iter().zip(area.split_evenly((self.panels.len(), 1))) {
+            panel.draw(&area, self.films, self.end)?;
+        }
+        Ok(())
+    }
 }
 
 /// One measure over frames.
@@ -40,12 +68,15 @@ impl<'a> Panel<'a> {
         films.iter().any(|film| !film.is_empty()).then_some(Self { name: measure.name, films })
     }
 
-    fn draw(
+    fn draw<B: DrawingBackend>(
         &self,
-        area: &DrawingArea<SVGBackend, Shift>,
+        area: &DrawingArea<B, Shift>,
         films: &[Compared],
         end: f64,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<()>
+    where
+        B::ErrorType: 'static,
+    {
         let all = || self.films.iter().flatten();
         let edges = all().flat_map(|(_, estimate)| {
             let spread = estimate.spread.filter(|spread| spread.is_finite()).unwrap_or(0.0);
@@ -76,24 +107,4 @@ impl<'a> Panel<'a> {
         chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
         Ok(())
     }
-}
-
-fn draw(films: &[Compared]) -> anyhow::Result<String> {
-    let panels: Vec<Panel> = MEASURES.iter().filter_map(|measure| Panel::of(measure, films)).collect();
-    if panels.is_empty() {
-        bail!("no figure is a finite number");
-    }
-    let windows = films.iter().flat_map(|film| &film.windows);
-    let end = windows.map(|window| window.first_frame + window.frames).max().unwrap_or_default() as f64;
-    let mut picture = String::new();
-    {
-        let size = (SIZE.0, SIZE.1 * panels.len() as u32);
-        let area = SVGBackend::with_string(&mut picture, size).into_drawing_area();
-        area.fill(&WHITE)?;
-        for (panel, area) in panels.iter().zip(area.split_evenly((panels.len(), 1))) {
-            panel.draw(&area, films, end)?;
-        }
-        area.present()?;
-    }
-    Ok(picture)
 }

@@ -23,7 +23,7 @@ use super::{Eval, Film, broken, chart, reconstructed};
 use crate::data::Clips;
 use crate::generate::stop_if_asked;
 use crate::output::{self, Output};
-use crate::plot::check_picture;
+use crate::picture;
 use crate::signals;
 use crate::train::warn_of;
 use crate::world::Loaded;
@@ -61,7 +61,7 @@ pub(super) struct ClipArgs {
     #[arg(long, value_name = "N", default_value = "4")]
     seeds: NonZeroU64,
     /// Draw the figures of every window
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }
 
@@ -110,7 +110,7 @@ pub(super) fn compare(args: &Eval, output: Output) -> anyhow::Result<()> {
         bail!("--of truth: with --dataset the real clips are what films are compared with");
     }
     if let Some(plot) = &args.clips.plot {
-        check_picture(plot)?;
+        picture::check(plot)?;
     }
     if !args.clips.data.is_named() {
         bail!("--dataset is missing: which clips are films to be compared with?");

@@ -165,7 +165,7 @@ fn fvd_of_films_from_nothing_prints_its_protocol() {
     compare(&["--frames", "20"], "--frames 20: expected a multiple of --window-frames 6");
     compare(&["--split", "test"], "--split test: clips has no list of held-out clips");
     compare(&["--of", "truth"], "--of truth");
-    compare(&["--plot", "figures.png"], "figures.png: expected a name ending in .svg");
+    compare(&["--plot", "figures.gif"], "figures.gif: expected a name ending in .svg or .png");
     compare(&["--plot", "none/figures.svg"], "the folder none does not exist");
     std::fs::rename(folder.path("clips/still"), folder.path("clips/stay")).unwrap();
     compare(&[], "world: a label \"still\" where clips has \"stay\"");

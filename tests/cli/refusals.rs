@@ -117,7 +117,7 @@ fn the_other_verbs_say_what_is_missing() {
     refused(&folder, &["eval", "--world", "gravity", "--of", "lies"], "'lies' for '--of");
     refused(&folder, &["eval"], "--world or --dataset is missing");
     refused(&folder, &["plot", "world", "--out", "a.svg"], "world/log.jsonl: No such file");
-    refused(&folder, &["plot", "world", "--out", "a.png"], "a.png: expected a name ending in .svg");
+    refused(&folder, &["plot", "world", "--out", "a.jpg"], "a.jpg: expected a name ending in .svg or .png");
     for (log, needle) in [
         ("", "world/log.jsonl: nothing has been logged yet"),
         ("{\"step\":1,\"loss\":0.5}\nnonsense", "world/log.jsonl: line 2"),

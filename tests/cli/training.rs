@@ -64,6 +64,12 @@ fn a_run_is_stopped_resumed_and_played() {
     assert_eq!(plotted["runs"][0]["last_loss"], whole["loss"]);
     let picture = std::fs::read_to_string(folder.path("loss.svg")).unwrap();
     assert!(picture.starts_with("<svg") && picture.contains("polyline") && picture.contains(">\nrun\n<"));
+    assert_eq!(folder.run(&["plot", "run", "--out", "loss.png"]).code, Some(0));
+    let picture = std::fs::read(folder.path("loss.png")).unwrap();
+    assert_eq!(
+        (&picture[..8], &picture[16..24]),
+        (&b"\x89PNG\r\n\x1a\n"[..], &[0, 0, 3, 132, 0, 0, 2, 28][..])
+    );
 
     let words = ["generate", "--weights", "run/weights", "--frames", "4", "--label", "down", "--steps", "2"];
     let made = folder.run(&[&words[..], &["--out", "a.mp4", "--json"]].concat()).json();

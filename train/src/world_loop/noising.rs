@@ -215,7 +215,8 @@ mod tests {
             let latents = Tensor::zeros([64, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
             let labels = Tensor::full([64, 6], 3, (Kind::Int64, Device::Cpu));
             let group = Group::alone();
-            let example = Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap().batch(0, &latents, &labels);
+            let example =
+                Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap().batch(0, &latents, &labels);
             let labels: Vec<Vec<i64>> = Vec::try_from(&example.batch.labels).unwrap();
             let kept = labels.iter().flatten().filter(|&&label| label == 3).count();
             assert!(labels.iter().flatten().all(|&label| label == 3 || label == 5));
