@@ -4,7 +4,7 @@ use acdit_codec::Frame;
 use acdit_model::Error as ModelError;
 use serde::Serialize;
 
-use crate::{Error, Sampling, Timings};
+use crate::{Error, Moments, Sampling, Timings};
 
 /// A change to a stream. All of them take effect at a block boundary.
 #[derive(Debug)]
@@ -41,8 +41,13 @@ pub enum Control {
         /// One frame to one block of frames, of the world's size.
         frames: Vec<Frame>,
     },
-    /// Sample the blocks to come in another way.
-    Sampling(Sampling),
+    /// Sample the blocks to come otherwise; what is left out stays.
+    Sampling {
+        /// Denoising steps per block.
+        steps: Option<usize>,
+        /// Guidance scale.
+        guidance: Option<f64>,
+    },
 }
 
 /// The first block that shows a control, or why it was refused.
@@ -100,6 +105,8 @@ pub struct State {
     pub label: i64,
     /// The seed of this generation.
     pub seed: u64,
+    /// How the next block is sampled.
+    pub sampling: Sampling,
     /// Whether the stream waits for [`Control::Resume`] or [`Control::Step`].
     pub paused: bool,
     /// Cost of the newest block that went through all stages.
@@ -110,6 +117,8 @@ pub struct State {
     pub failures: u64,
     /// The newest failure, if there ever was one.
     pub failure: Option<String>,
+    /// Figures of the newest block's latents; none before the first of a generation.
+    pub latents: Option<Moments>,
     /// Fingerprint of the newest block's latents, in hexadecimal.
     pub hash: Option<String>,
 }

@@ -25,7 +25,7 @@ pub(crate) type StreamId = u64;
 pub const MAX_STREAMS: usize = 16;
 
 /// Sessions stepped in one batch unless told otherwise; more that are due together are stepped after them.
-pub const MAX_BATCH: usize = 8;
+pub const MAX_BATCH: usize = 16;
 
 /// Events that wait for the engine. A control that finds the queue full is refused as busy; the stages' reports wait.
 pub(crate) const EVENTS: usize = 64;

@@ -28,7 +28,7 @@ pub use pipeline::{Packet, PacketKind};
 pub use render::{Rendered, render};
 pub use ring::{Consumer, Empty, Producer, Received, ring};
 pub use session::{Block, Session, Settings, StepInput};
-pub use stats::Timings;
+pub use stats::{Moments, Timings};
 pub use stream::{Beginning, EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
 pub use timeline::{Entry, Latents, Log, Saver, Stamp, Timeline, read_log, write_log};
 pub use window::{Reader, Window, WindowMode};

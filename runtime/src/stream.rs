@@ -263,6 +263,8 @@ pub enum Beginning {
         /// One that [`Timeline::reach`] allows.
         block: u64,
     },
+    /// Another session just as it is.
+    Same(Box<Timeline>),
     /// What a [`Saver`](crate::Saver) wrote.
     Saved(PathBuf),
 }

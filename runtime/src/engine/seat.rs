@@ -11,8 +11,8 @@ use super::{EncodeFrames, StreamId};
 use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Content, Demand, Job, Place, Route};
 use crate::{
-    Beginning, Block, Control, Error, Outcome, Pace, Producer, Refusal, Result, Session, Settings, State,
-    StepInput, Timeline, Timings, World,
+    Beginning, Block, Control, Error, Moments, Outcome, Pace, Producer, Refusal, Result, Sampling, Session,
+    Settings, State, StepInput, Timeline, Timings, World,
 };
 
 /// Steps of a stream that may fail one after the other; then it is paused.
@@ -61,6 +61,7 @@ impl Seat {
         let timeline = match beginning {
             Beginning::New => Timeline::prompted(world, settings, label)?,
             Beginning::Fork { of, block } => of.fork(world, block)?,
+            Beginning::Same(timeline) => *timeline,
             Beginning::Saved(folder) => Timeline::restore(world, &folder)?,
         };
         let mut seat = Self {
@@ -233,7 +234,13 @@ impl Seat {
                 self.inject = Some(encode_frames(&frames)?);
                 self.timeline.index()
             }
-            Control::Sampling(sampling) => {
+            Control::Sampling { steps, guidance } => {
+                let before = self.timeline.session().settings().sampling;
+                let sampling = Sampling {
+                    steps: steps.unwrap_or(before.steps),
+                    guidance: guidance.unwrap_or(before.guidance),
+                    ..before
+                };
                 self.timeline.set_sampling(world, sampling)?;
                 self.timeline.index()
             }
@@ -272,7 +279,7 @@ impl Seat {
         self.steps = 0;
         self.failures_in_a_row = 0;
         self.next_frame = 0;
-        self.state.hash = None;
+        (self.state.hash, self.state.latents) = (None, None);
         self.pace.restart();
     }
 
@@ -287,6 +294,7 @@ impl Seat {
         self.next_frame += block.latents.size()[0] as u64;
         self.in_flight += 1;
         self.state.hash = Some(block.hash.to_hex().to_string());
+        self.state.latents = Some(Moments::of(&block.latents));
         Job { route: self.route.clone(), place, content, timings }
     }
 
@@ -297,9 +305,9 @@ impl Seat {
     }
 
     fn announce(&mut self) {
-        let seed = self.timeline.session().settings().seed;
-        (self.state.block, self.state.label, self.state.seed) =
-            (self.timeline.index(), self.timeline.label(), seed);
+        let Settings { seed, sampling, .. } = *self.timeline.session().settings();
+        (self.state.seed, self.state.sampling) = (seed, sampling);
+        (self.state.block, self.state.label) = (self.timeline.index(), self.timeline.label());
         self.state.reach = self.timeline.reach();
         self.state.paused = self.timeline.is_paused();
         // Nobody may be reading, which is no reason to stop.
