@@ -180,12 +180,12 @@ class Future {
     this.id = id;
     const name = labels[label]?.name ?? `label ${label}`;
     const full = seed === undefined ? name : `${name}, seed ${seed}`;
-    const canvas = make("canvas", { role: "img", "aria-label": `Future with ${full}` });
+    const canvas = make("canvas", { "aria-hidden": "true" });
     const words = seed === undefined ? name : `seed ${seed}`;
     const title = make("span", { className: "future-name" }, swatch(label), words);
-    this.button = make("button", { type: "button", className: "future", onclick: choose }, canvas, title, this.#status);
+    this.button = make("button", { type: "button", className: "future", onclick: choose }, canvas, title);
     this.button.setAttribute("aria-label", `Go on with ${full}`);
-    this.item = make("li", {}, this.button);
+    this.item = make("li", {}, this.button, this.#status);
     const say = (text, state) => {
       write(this.#status, text);
       this.button.dataset.state = state;

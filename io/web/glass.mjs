@@ -23,6 +23,7 @@ export class Glass {
 
   constructor() {
     element("glass").hidden = !this.#on;
+    document.body.classList.toggle("with-glass", this.#on);
     if (!this.#on) return;
     for (const [stage, name] of STAGES) {
       const bar = make("span", { className: "part" });

@@ -53,6 +53,6 @@ export class Moments {
     element("rewind").disabled = !past || now;
     element("fork").disabled = element("look").disabled = !this.#ready;
     write("moment", now ? "now" : `block ${this.#chosen}`);
-    write("moment-text", now ? `next is block ${this.#block}` : `${this.#block - this.#chosen} back`);
+    write("moment-text", now ? `block ${this.#block}` : `${this.#block - this.#chosen} back`);
   }
 }

@@ -17,6 +17,8 @@ export class Steer {
     this.#ask = ask;
     this.#keys = keys;
     document.addEventListener("keydown", (event) => this.#key(event));
+    // After a click with the mouse the space bar means pause again, not the button that was clicked.
+    document.addEventListener("click", ({ detail, target }) => detail > 0 && target.closest("main button")?.blur());
   }
 
   /** Builds the buttons of a world's labels. A lone label without an arrow stands in the middle of the cross. */
@@ -33,11 +35,7 @@ export class Steer {
         button.append(make("kbd", {}, KEY_FACES[key] ?? key));
         button.setAttribute("aria-keyshortcuts", key);
       }
-      button.onclick = (event) => {
-        this.#choose(index);
-        // After a click with the mouse the space bar means pause again, not this button.
-        if (event.detail > 0) button.blur();
-      };
+      button.onclick = () => this.#choose(index);
       return button;
     });
     element("labels").replaceChildren(...this.#buttons);
