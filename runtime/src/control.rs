@@ -92,6 +92,17 @@ impl From<Error> for Refusal {
     }
 }
 
+/// Where a film of a stream can begin: see [`StreamHandle::cut`](crate::StreamHandle::cut).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// As in [`State::generation`].
+    pub generation: u32,
+    /// Index of the block that begins with a keyframe.
+    pub block: u64,
+    /// Times that the log had gone back, [`turns`](crate::turns), when this generation began.
+    pub turn: u64,
+}
+
 /// Where a stream stands. Announced whenever it changes; only the newest is kept for a slow reader.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct State {

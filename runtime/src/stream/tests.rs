@@ -11,6 +11,8 @@ use super::*;
 use crate::pipeline::EncodeH264;
 use crate::{PacketKind, WindowMode};
 
+mod side_by_side;
+
 const FRAME: Size = Size { width: 2, height: 2 };
 const FRAMES_PER_BLOCK: u64 = 2;
 
@@ -551,6 +553,7 @@ fn a_rewind_shows_the_same_blocks_again_and_a_fork_its_own() {
     stream.handle.apply(Control::Restart { seed: Some(11) }).unwrap();
     steps(&stream, 5);
     assert_eq!(stream.handle.apply(Control::Rewind { block: 2 }), Ok(2));
+    assert_eq!(take(&stream, 1)[0].block, 1, "the picture before it");
     let packets = steps(&stream, 2);
     assert_eq!(
         packets.iter().map(|p| (p.generation, p.block)).collect::<Vec<_>>(),
