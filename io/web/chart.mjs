@@ -21,9 +21,10 @@ export class Chart {
   #title;
   #value = make("strong");
   #note = make("span");
+  #keys;
   series;
 
-  /** Fills a figure. `lines`: the names of more than one; `limit`: how many values each keeps. */
+  /** Fills a figure. `lines`: their names, several of which are told apart below; `limit`: how many values each keeps. */
   constructor(figure, { title, lines = [""], limit }) {
     this.#limit = limit;
     this.#title = title;
@@ -31,19 +32,23 @@ export class Chart {
     this.#lines = this.series.map((_, at) => draw("polyline", { class: `line line-${at}` }));
     this.#svg.append(this.#mark, ...this.#lines);
     const caption = make("figcaption", {}, make("span", {}, title), this.#value);
-    const keys = lines.map((name, at) => name && make("span", { className: `line-key line-key-${at}` }, name));
-    figure.replaceChildren(caption, this.#svg, make("p", { className: "note" }, this.#note, ...keys));
+    this.#keys = lines.map((_, at) => make("span", { className: `line-key line-key-${at}` }));
+    figure.replaceChildren(caption, this.#svg, make("p", { className: "note" }, ...(lines.length > 1 ? this.#keys : [this.#note])));
   }
 
   clear() {
     for (const series of this.series) series.clear();
   }
 
-  /** `range`: lowest and highest value; `mark`: where the dashed line is, null for none. */
-  show({ value, note, range, mark = null }) {
+  /**
+   * `value`: what stands beside the title; `notes`: what stands below, one for each line; `range`: lowest and highest value;
+   * `mark`: where the dashed line is, null for none.
+   */
+  show({ value, notes, range, mark = null }) {
     write(this.#value, value);
-    write(this.#note, note);
-    this.#svg.setAttribute("aria-label", `${this.#title}: ${value}, ${note}`);
+    if (this.#keys.length > 1) this.#keys.forEach((key, at) => write(key, notes[at]));
+    else write(this.#note, notes[0]);
+    this.#svg.setAttribute("aria-label", [`${this.#title}: ${value}`, ...notes].join(", "));
     this.series.forEach(({ values }, at) => {
       this.#lines[at].setAttribute("points", points(values, this.#limit, range, WIDTH, HEIGHT));
     });

@@ -72,7 +72,7 @@ export class Charts {
     const [series] = chart.series;
     const high = Math.max(2 * target, (series.quantile(0.99) ?? 0) * 1.1);
     const value = series.values.length ? `${milliseconds(series.quantile(0.5))} · p99 ${milliseconds(series.quantile(0.99))}` : "–";
-    chart.show({ value, note, range: [0, high], mark: target });
+    chart.show({ value, notes: [note], range: [0, high], mark: target });
   }
 
   #renderDrift() {
@@ -80,12 +80,11 @@ export class Charts {
     const known = spread.values.length > 0;
     if (!this.#info.reference) {
       const all = [...spread.values, ...mean.values, 0, 1];
-      const value = known ? `mean ${mean.last.toFixed(2)} · spread ${spread.last.toFixed(2)}` : "–";
-      const note = known ? "this world has no reference" : "not measured";
-      return this.#drift.show({ value, note, range: [Math.min(...all), Math.max(...all)] });
+      const notes = known ? [`spread ${spread.last.toFixed(2)}`, `mean ${mean.last.toFixed(2)}`] : ["spread –", "mean –"];
+      return this.#drift.show({ value: known ? "of the latents" : "not measured", notes, range: [Math.min(...all), Math.max(...all)] });
     }
     const span = Math.max(DRIFT_SPAN, ...spread.values.map(Math.abs), ...mean.values.map(Math.abs));
-    const value = known ? `spread ${percent(spread.last)} · mean ${percent(mean.last)}` : "–";
-    this.#drift.show({ value, note: "from real frames", range: [-span, span], mark: 0 });
+    const notes = known ? [`spread ${percent(spread.last)}`, `mean ${percent(mean.last)}`] : ["spread –", "mean –"];
+    this.#drift.show({ value: "from real frames", notes, range: [-span, span], mark: 0 });
   }
 }

@@ -91,8 +91,7 @@ export class Inject {
     if (!file) return;
     const what = file.name;
     if (file.size > this.#limit) return this.#receipt.say(`${what} is larger than ${size(this.#limit)}`, "refused");
-    const answers = this.#receipt.follow(what, { visible: true });
-    answers.received();
+    const answers = this.#receipt.follow(what, { visible: true, anew: true });
     try {
       answers.applied(await call("POST", clipsOf(here()), file));
     } catch (error) {

@@ -7,16 +7,22 @@ export class Receipt {
   #line;
   #turn = 0;
   #awaited = null;
+  /** Of the newest frame on screen. */
+  #generation = -1;
 
   /** `line`: the element that says it, a live region. */
   constructor(line) {
     this.#line = line;
   }
 
-  /** Begins to tell of `what` and returns the answers for a request. Each of `more` is called first. */
+  /**
+   * Begins to tell of `what` and returns the answers for a request. Those of `more` are called first; `visible`: what was
+   * asked for can be seen, from its block on; `anew`: in a new generation.
+   */
   follow(what, more = {}) {
     const turn = ++this.#turn;
     const asked = performance.now();
+    const after = more.anew ? this.#generation : -1;
     this.#awaited = null;
     const say = (text, phase, block) => turn === this.#turn && this.say(`${what}: ${text}`, phase, block);
     say("sent", "sent");
@@ -27,8 +33,8 @@ export class Receipt {
       },
       applied: (message) => {
         more.applied?.(message);
-        if (say(`applied at block ${message.block}`, "applied", message.block) === false) return;
-        if (more.visible) this.#awaited = { what, asked, block: message.block };
+        const told = say(`applied at block ${message.block}`, "applied", message.block);
+        if (told && more.visible) this.#awaited = { what, asked, after, block: message.block };
       },
       refused: (why) => {
         more.refused?.(why);
@@ -38,9 +44,10 @@ export class Receipt {
   }
 
   /** A frame is on screen: what the line waits for may have arrived. */
-  shown({ block }) {
+  shown({ block, generation }) {
+    this.#generation = generation;
     const awaited = this.#awaited;
-    if (!awaited || block < awaited.block) return;
+    if (!awaited || block < awaited.block || generation <= awaited.after) return;
     this.#awaited = null;
     const took = Math.round(performance.now() - awaited.asked);
     this.say(`${awaited.what}: on screen at block ${block}, ${took} ms`, "shown", awaited.block);

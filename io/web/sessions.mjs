@@ -29,6 +29,8 @@ export class SessionList {
   #labels = [];
   #receipt = new Receipt(element("sessions-answer"));
   #waiting = null;
+  /** A server that does not answer is not asked again before it says hello. */
+  #reachable = true;
 
   constructor() {
     element("begin").onsubmit = (event) => {
@@ -37,7 +39,7 @@ export class SessionList {
     };
     element("leave-line").onclick = () => this.#waiting?.abort();
     onPlace(() => this.refresh());
-    setInterval(() => !document.hidden && this.refresh(), EVERY);
+    setInterval(() => this.#reachable && !document.hidden && this.refresh(), EVERY);
   }
 
   /** Offers the world's labels to begin with. */
@@ -54,12 +56,14 @@ export class SessionList {
     const list = element("session-list");
     try {
       const listed = await listSessions();
+      this.#reachable = true;
       const rows = new Map([...list.children].map((row) => [row.dataset.session, row]));
       const next = listed.map((one) => this.#fill(rows.get(one.session) ?? this.#row(one.session), one));
       // Rows that stay are not touched: somebody may be on one with the keyboard.
       if (next.length !== list.children.length || next.some((row, at) => row !== list.children[at])) list.replaceChildren(...next);
       write("session-count", count(listed.length, "session"));
     } catch {
+      this.#reachable = false;
       write("session-count", "");
     }
   }
