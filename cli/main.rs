@@ -19,6 +19,7 @@ mod film;
 mod generate;
 mod output;
 mod plot;
+mod publish;
 mod recording;
 mod serve;
 mod sessions;
@@ -60,6 +61,7 @@ fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> 
         Verb::Serve(verb) => verb.run(output),
         Verb::Watch(verb) => verb.run(output),
         Verb::Loadtest(verb) => verb.run(output),
+        Verb::Publish(verb) => verb.run(output),
         Verb::Generate(verb) => verb.run(output),
         Verb::Continue(verb) => verb.run(output),
         Verb::Train(verb) => verb.run(output),

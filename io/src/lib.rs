@@ -18,7 +18,7 @@ mod upload;
 
 pub use client::{Client, Event};
 pub use error::Error;
-pub use hub::{Demand, Hub, HubStats};
+pub use hub::{Delivery, Demand, Hub, HubStats, Viewer};
 pub use protocol::{
     ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
     State, Timings, VERSION, WindowInfo, WorldInfo,
