@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
+use crate::publish::{self, Publishers, Targets, Text};
 use crate::sessions::{self, House, State};
 use crate::signals::Ending;
 use crate::source::moments;
@@ -31,6 +32,7 @@ Examples:
   acdit-world serve                                  # the shipped world on http://127.0.0.1:8080
   acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
   acdit-world serve --state sessions                 # goes on where it was, even after a crash
+  acdit-world serve --publish rtmp://127.0.0.1/live/world --publish hls   # and to others' servers
   acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
 pub(crate) struct Serve {
     /// Loopback address to listen on
@@ -51,6 +53,10 @@ pub(crate) struct Serve {
     /// Keep sessions here: a server that starts with it goes on with all of them
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Push the main session here too: rtmp(s)://, srt://, rtsp://, a folder for HLS, or a .mp4, .mkv or .ts file; may be
+    /// given several times, or several separated by commas
+    #[arg(long, value_name = "URL|PATH", value_delimiter = ',', hide_default_value = true)]
+    publish: Vec<Text>,
     #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
@@ -62,6 +68,7 @@ impl Serve {
         let listener = self.listen()?;
         let max_sessions = self.max_sessions;
         let address = listener.local_addr()?;
+        let targets = Targets::parse(&self.publish)?;
         let loaded = self.world.load()?;
         let settings = self.world.sampling.settings(&loaded.world, self.seed);
         let (info, clip) = describe(&loaded, &settings)?;
@@ -70,6 +77,9 @@ impl Serve {
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
+        if !targets.is_empty() {
+            config.encoder.keyframe_interval = publish::keyframe_interval(config.encoder.frames_per_second);
+        }
         let uploads = Arc::new(Uploads::new(clip, self.uploads));
         let live = Mutex::default();
         let house = Arc::new(House { engine, config, info, uploads, state, live });
@@ -77,6 +87,13 @@ impl Serve {
         if house.state.is_some() {
             sessions::keep_saving(&house)?;
         }
+        let source = Arc::downgrade(&main.source);
+        let ask = move || {
+            if let Some(source) = source.upgrade() {
+                source.request_keyframe();
+            }
+        };
+        let publishers = Publishers::start(targets, &main.hub, &main.source.info(), ask)?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SERVER_THREADS)
@@ -94,7 +111,11 @@ impl Serve {
             let saving = house.clone();
             let asked = async move {
                 ending.asked().await;
-                if tokio::task::spawn_blocking(move || saving.save_all()).await.is_err() {
+                let farewell = move || {
+                    saving.save_all();
+                    publishers.end();
+                };
+                if tokio::task::spawn_blocking(farewell).await.is_err() {
                     tracing::error!("the sessions could not be saved");
                 }
             };

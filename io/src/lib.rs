@@ -18,7 +18,7 @@ mod upload;
 
 pub use client::{Client, Event};
 pub use error::Error;
-pub use hub::{Demand, Hub, HubStats};
+pub use hub::{Delivery, Demand, Hub, HubStats, Viewer};
 pub use protocol::{
     ClientMessage, FUTURES, Future, HEADER_LEN, Header, INJECT_HEADER, Inject, Kind, LabelInfo, MAX_INJECT,
     MAX_PACKET, Moments, Packet, Recording, Request, Sampling, SamplingInfo, ServerMessage, Size, State,
