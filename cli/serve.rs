@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use acdit_io::{LabelInfo, ServerConfig, WindowInfo, WorldInfo};
 use acdit_runtime::{Engine, MAX_BATCH, MAX_STREAMS, StreamConfig, WindowMode};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::publish::{self, Publishers, Targets, Text};
-use crate::sessions::{self, House, State};
+use crate::recorder::Place;
+use crate::sessions::{self, House, State, fingerprint};
 use crate::signals::Ending;
 use crate::source::moments;
 use crate::uploads::{UploadArgs, Uploads};
@@ -33,6 +34,7 @@ Examples:
   acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
   acdit-world serve --state sessions                 # goes on where it was, even after a crash
   acdit-world serve --publish rtmp://127.0.0.1/live/world --publish hls   # and to others' servers
+  acdit-world serve --recordings films               # the page can record; `replay` computes a film again
   acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
 pub(crate) struct Serve {
     /// Loopback address to listen on
@@ -57,6 +59,9 @@ pub(crate) struct Serve {
     /// given several times, or several separated by commas
     #[arg(long, value_name = "URL|PATH", value_delimiter = ',', hide_default_value = true)]
     publish: Vec<Text>,
+    /// Record sessions into here when their viewers ask for it: MP4, and a log to compute it again
+    #[arg(long, value_name = "DIR")]
+    recordings: Option<PathBuf>,
     #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
@@ -73,7 +78,22 @@ impl Serve {
         let settings = self.world.sampling.settings(&loaded.world, self.seed);
         let (info, clip) = describe(&loaded, &settings)?;
         let Loaded { folder, world, vae } = loaded;
-        let state = self.state.map(|state| State::new(state, &folder)).transpose()?;
+        let weights = match self.state.is_some() || self.recordings.is_some() {
+            true => fingerprint(&folder)?,
+            false => String::new(),
+        };
+        let kept = |folder: PathBuf, flag: &str| {
+            std::fs::create_dir_all(&folder).with_context(|| format!("{flag} {}", folder.display()))?;
+            anyhow::Ok((folder, weights.clone()))
+        };
+        let state = self.state.map(|folder| kept(folder, "--state")).transpose()?;
+        let state = state.map(|(folder, weights)| State { folder, weights });
+        let recordings = self.recordings.map(|folder| kept(folder, "--recordings")).transpose()?;
+        if recordings.is_some() && !cfg!(feature = "video") {
+            bail!("--recordings: this build cannot write clips (feature `video`)");
+        }
+        let recordings = recordings.map(|(folder, weights)| Place { folder, weights });
+        let films = recordings.as_ref().map(|place| place.folder.clone());
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
@@ -82,7 +102,7 @@ impl Serve {
         }
         let uploads = Arc::new(Uploads::new(clip, self.uploads));
         let live = Mutex::default();
-        let house = Arc::new(House { engine, config, info, uploads, state, live });
+        let house = Arc::new(House { engine, config, info, uploads, state, recordings, live });
         let (main, others) = house.furnish()?;
         if house.state.is_some() {
             sessions::keep_saving(&house)?;
@@ -105,13 +125,17 @@ impl Serve {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let url = format!("http://{address}");
             output.print(&serde_json::json!({ "address": url }), || format!("acdit-world: {url}"))?;
-            let config =
-                ServerConfig { max_sessions: usize::from(max_sessions) - 1, ..ServerConfig::default() };
+            let config = ServerConfig {
+                max_sessions: usize::from(max_sessions) - 1,
+                recordings: films,
+                ..ServerConfig::default()
+            };
             // Saved while the sessions are still there: the server drops them when it has ended.
             let saving = house.clone();
             let asked = async move {
                 ending.asked().await;
                 let farewell = move || {
+                    saving.end_recordings();
                     saving.save_all();
                     publishers.end();
                 };

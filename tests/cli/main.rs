@@ -2,6 +2,7 @@
 
 #![cfg(feature = "video")]
 
+mod branching;
 mod configuration;
 mod encoding;
 mod harness;
@@ -10,6 +11,7 @@ mod making;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
 mod publishing;
+mod recording;
 mod refusals;
 mod serving;
 mod training;
