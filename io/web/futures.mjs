@@ -196,7 +196,7 @@ class Future {
     this.#stream = new Stream(canvas, {
       drawn: (header) => {
         this.seen.note(header);
-        say(`block ${header.block}`, "live");
+        say("", "live");
       },
       passed: (header) => this.seen.note(header),
       lost: () => say("Reconnecting", "lost"),
