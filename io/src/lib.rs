@@ -10,6 +10,7 @@ mod guard;
 mod hub;
 mod page;
 mod protocol;
+mod recordings;
 mod server;
 mod sessions;
 mod socket;

@@ -4,7 +4,7 @@
 //! WebSocket tasks outlive the connection that they were upgraded from: they are tracked here, so that shutdown can
 //! close each with 1001 and wait.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -32,6 +32,7 @@ use crate::{
     hub::{Demand, Hub, HubStats},
     page, protocol,
     protocol::WorldInfo,
+    recordings,
     sessions::{self, MAIN, Room, Rooms, Tenant},
     socket,
     source::{Session, Sessions, WorldSource},
@@ -54,6 +55,8 @@ pub struct ServerConfig {
     pub linger: Duration,
     /// Clips being uploaded at once; further ones get 503 with Retry-After.
     pub max_uploads: usize,
+    /// Where recordings lie, if sessions can be recorded.
+    pub recordings: Option<PathBuf>,
     /// Largest clip, in bytes.
     pub upload_bytes: usize,
     /// Longest time for a clip to arrive, and again for the world to take it.
@@ -78,6 +81,7 @@ impl Default for ServerConfig {
             max_sessions: 15,
             linger: Duration::from_secs(30),
             max_uploads: 4,
+            recordings: None,
             upload_bytes: 64 << 20,
             upload_deadline: Duration::from_secs(60),
             header_deadline: Duration::from_secs(10),
@@ -105,7 +109,7 @@ pub(crate) struct App {
 
 impl App {
     /// This server, as the viewers of one session see it.
-    fn of(self, room: Room) -> Self {
+    pub(crate) fn of(self, room: Room) -> Self {
         let Room { id, source, hub, stop, .. } = room;
         Self { session: id, source, hub, stop, ..self }
     }
@@ -181,8 +185,11 @@ fn routes(app: App, allowed: Allowed) -> Router {
         .route("/api/clip", post(upload::clip))
         .route("/api/sessions", post(sessions::create).get(sessions::list))
         .route("/api/sessions/{id}", get(sessions::show).delete(sessions::delete))
+        .route("/api/sessions/{id}/clip", post(upload::clip_for))
         .route("/api/sessions/{id}/log", get(sessions::log))
         .route("/api/sessions/{id}/snapshot", post(sessions::save).get(sessions::saved))
+        .route("/api/recordings", get(recordings::list))
+        .route("/api/recordings/{name}", get(recordings::file))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/info", get(info))

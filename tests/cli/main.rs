@@ -2,6 +2,7 @@
 
 #![cfg(feature = "video")]
 
+mod branching;
 mod configuration;
 mod encoding;
 mod harness;
@@ -9,6 +10,7 @@ mod judging;
 mod making;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+mod recording;
 mod refusals;
 mod serving;
 mod training;
