@@ -15,13 +15,14 @@ macro_rules! embedded {
 }
 
 /// All but `index.html`, which is `/`.
-const FILES: [(&str, &str); 31] = embedded![
+const FILES: [(&str, &str); 32] = embedded![
     "api.mjs",
     "app.mjs",
     "base.css",
     "chart.mjs",
     "charts.mjs",
     "connection.mjs",
+    "controls.css",
     "dom.mjs",
     "futures.css",
     "futures.mjs",
@@ -68,4 +69,21 @@ fn content_type(path: &str) -> &'static str {
 
 fn file(content_type: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_page_is_served() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/web");
+        let mut there: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| format!("/{}", entry.unwrap().file_name().display()))
+            .filter(|path| path != "/index.html")
+            .collect();
+        there.sort();
+        assert_eq!(there, FILES.map(|(path, _)| path));
+    }
 }

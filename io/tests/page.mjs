@@ -120,10 +120,14 @@ const frame = (generation, block, more = {}) => ({ generation, block, label: 1, 
 {
   const past = new History();
   for (let block = 0; block < 9; block++) past.note(frame(3, block));
-  past.branch(6);
-  assert.equal(past.newest, 5);
-  past.note(frame(0, 6, { label: 2 }));
-  assert.deepEqual([past.block(5).label, past.block(6).label, past.marks(6)], [1, 2, ["futures"]]);
+  const other = new History();
+  other.note(frame(0, 5, { label: 4 }));
+  other.note(frame(0, 6, { label: 2 }));
+  past.branch(6, other);
+  assert.equal(past.newest, 6);
+  past.note(frame(0, 7, { label: 2 }));
+  assert.deepEqual([5, 6, 7, 8].map((block) => past.block(block)?.label), [1, 2, 2, undefined]);
+  assert.deepEqual(past.marks(6), ["futures"]);
 }
 
 // The seam of a clip is where generated blocks follow those that were not.

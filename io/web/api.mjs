@@ -34,16 +34,13 @@ async function ask(method, path, body, options) {
 
 /**
  * Begins a session and returns its id, waiting in line if need be: `onPlace(place)` tells where one stands, and `signal`
- * leaves the line. With a clip it is the clip's continuation.
+ * leaves the line. With a clip it is the clip's continuation, and there must be a place.
  */
 export async function beginSession(fields, { clip, onPlace, signal } = {}) {
-  let body = { ...fields, wait: true };
-  if (clip) {
-    const form = new FormData();
-    for (const [name, value] of Object.entries(body)) form.append(name, String(value));
-    form.append("clip", clip);
-    body = form;
-  }
+  const form = new FormData();
+  for (const [name, value] of Object.entries(fields)) form.append(name, String(value));
+  if (clip) form.append("clip", clip);
+  const body = clip ? form : { ...fields, wait: true };
   const response = await ask("POST", SESSIONS, body, { signal });
   if (response.status !== 202) return (await response.json()).session;
   for await (const line of lines(response.body)) {

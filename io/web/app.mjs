@@ -38,7 +38,7 @@ const past = new History();
 const receipt = new Receipt(element("answer"));
 /** Ends this page's place in the line for a session of its own. */
 let leaving = new AbortController();
-/** The block up to which the next session has the past of this one; null: it has a past of its own. */
+/** What the next session has of this one's past, as `{ block, seen }`; null: it has a past of its own. */
 let branch = null;
 
 const stream = new Stream(canvas, {
@@ -110,8 +110,8 @@ const sessions = new SessionList();
 const futures = new Futures({
   send: (...request) => stream.send(...request),
   begun: (block) => timeline.mark(block, "futures"),
-  goOn: (session, block) => {
-    branch = block;
+  goOn: (session, shared) => {
+    branch = shared;
     go(session);
   },
   kind: forced,
@@ -122,7 +122,7 @@ const usable = [steer, playback, sampling, moments, timeline, inject, recordings
 const followers = [steer, playback, sampling, moments, timeline, inject, recordings, charts, glass, futures, pulse];
 
 function hello({ info, state, upload_bytes }, kind) {
-  if (branch !== null) timeline.branch(branch);
+  if (branch) timeline.branch(branch);
   const again = stream.connects > 1 || branch !== null;
   branch = null;
   for (const part of [steer, sampling, futures, recordings, charts, sessions, pulse]) part.reset(info);

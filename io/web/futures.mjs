@@ -5,6 +5,7 @@
 
 import { endSession } from "/api.mjs";
 import { element, make, swatch, write } from "/dom.mjs";
+import { History } from "/history.mjs";
 import { socketOf } from "/place.mjs";
 import { Stream } from "/stream.mjs";
 
@@ -25,7 +26,7 @@ export class Futures {
   /** Counts grids, so that an answer for one that was closed is not shown in the next. */
   #turn = 0;
 
-  /** `send(type, fields, answers)` as in Connection; `begun(block)` when a moment got futures; `goOn(id, block)`. */
+  /** `send(type, fields, answers)` as in Connection; `begun(block)` when a moment got futures; `goOn(id, { block, seen })`, `seen`: a History. */
   constructor({ send, begun, goOn, kind }) {
     this.#send = send;
     this.#on = { begun, goOn };
@@ -139,9 +140,10 @@ export class Futures {
   }
 
   #goOn(id) {
-    this.#open.find((future) => future.id === id).kept = true;
+    const future = this.#open.find((future) => future.id === id);
+    future.kept = true;
     this.#dialog.close();
-    this.#on.goOn(id, this.#block);
+    this.#on.goOn(id, { block: this.#block, seen: future.seen });
   }
 
   /** Lets all go that nobody goes on in. */
@@ -175,6 +177,7 @@ class Future {
   #stream;
   #status = make("span", { className: "future-status" }, "Connecting");
   kept = false;
+  seen = new History();
 
   constructor({ id, label, seed }, labels, kind, choose) {
     this.id = id;
@@ -191,7 +194,11 @@ class Future {
       this.button.dataset.state = state;
     };
     this.#stream = new Stream(canvas, {
-      drawn: ({ block }) => say(`block ${block}`, "live"),
+      drawn: (header) => {
+        this.seen.note(header);
+        say("", "live");
+      },
+      passed: (header) => this.seen.note(header),
       lost: () => say("Reconnecting", "lost"),
       refused: (reason) => say(reason, "refused"),
     }, kind);

@@ -56,11 +56,12 @@ export class History {
     if (!there.includes(what)) this.#marks.set(block, [...there, what]);
   }
 
-  /** Goes on in another session that shares this one's past up to a block. */
-  branch(block) {
+  /** Goes on in another session that shares this one's past up to a block; `other`: what was seen of that one already. */
+  branch(block, other) {
     this.#cut(block);
-    this.#newest = block - 1;
-    this.#generation = null;
+    for (const [number, seen] of other.#blocks) if (number >= block) this.#blocks.set(number, seen);
+    this.#newest = Math.max(block - 1, other.#newest);
+    this.#generation = other.#generation;
     this.mark(block, "futures");
   }
 

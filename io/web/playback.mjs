@@ -43,7 +43,7 @@ export class Playback {
     this.#paused = paused;
     write("pause-text", paused ? "Resume" : "Pause");
     element("pause").dataset.paused = paused;
-    element("seed").placeholder = `new, now ${seed}`;
+    element("seed").placeholder = `now ${seed}`;
     this.enable(this.#ready);
   }
 }

@@ -1,46 +1,45 @@
 // Recording the session, and the films that the server keeps.
+//
+// Whether it keeps any is known only once it was asked: when somebody records, or opens the list.
 
 import { Refused, call } from "/api.mjs";
 import { count, element, make, size, write } from "/dom.mjs";
 
 const PATH = "/api/recordings";
-const SHOWN = 6;
+const SHOWN = 12;
 
 export class Recordings {
-  #ask;
-  #since = undefined;
-  #block = 0;
-  #kept = false;
+  #since = null;
+  #kept = true;
+  #ready = false;
   #blockSeconds = 0;
 
   /** `ask(type, what, fields, settled)` asks the server. */
   constructor(ask) {
-    this.#ask = ask;
     element("record").onclick = () => {
-      const on = !this.#recording;
+      const on = this.#since === null;
       ask("record", on ? "Record" : "Stop recording", { on }, () => this.refresh());
     };
+    element("recordings").ontoggle = () => element("recordings").open && this.refresh();
   }
 
-  get #recording() {
-    return this.#since !== undefined && this.#since !== null;
-  }
-
+  /** Another server may keep some. */
   reset({ frames_per_block, frames_per_second }) {
     this.#blockSeconds = frames_per_block / frames_per_second;
-    this.refresh();
+    this.#kept = true;
+    if (element("recordings").open) this.refresh();
   }
 
   enable(ready) {
+    this.#ready = ready;
     element("record").disabled = !ready || !this.#kept;
   }
 
   follow({ block, recording }) {
     const since = recording?.since ?? null;
-    const ended = this.#recording && since === null;
+    const ended = this.#since !== null && since === null;
     this.#since = since;
-    this.#block = block;
-    const on = this.#recording;
+    const on = since !== null;
     const seconds = on ? Math.max(0, Math.round((block - since) * this.#blockSeconds)) : 0;
     write("record-text", on ? "Stop" : "Record");
     element("record").setAttribute("aria-pressed", String(on));
@@ -49,7 +48,7 @@ export class Recordings {
     if (ended) this.refresh();
   }
 
-  /** Asks what there is. A server that keeps no recordings says so by having no such page. */
+  /** Asks what there is. */
   async refresh() {
     let films = [];
     try {
@@ -59,20 +58,23 @@ export class Recordings {
       if (error instanceof Refused && error.code === "offline") return;
       this.#kept = false;
     }
-    element("record").disabled = !this.#kept;
-    element("record").title = this.#kept ? "Keep what follows as a film" : "This server keeps no recordings";
-    element("no-recordings").hidden = this.#kept;
-    const finished = films.filter(({ open }) => !open).slice(-SHOWN).reverse();
-    element("films").replaceChildren(...finished.map((film) => this.#row(film)));
-    element("films").hidden = !finished.length;
-    element("kept-recordings").hidden = !this.#kept || finished.length > 0;
+    this.enable(this.#ready);
+    const shown = films.filter(({ open }) => !open).slice(-SHOWN).reverse();
+    element("films").replaceChildren(...shown.map((film) => this.#row(film)));
+    element("films").hidden = !shown.length;
+    write("films-hint", !this.#kept ? "This server keeps none: start it with --recordings DIR" : shown.length ? "" : "None yet: Record keeps what follows");
+    if (shown.length) element("recordings").open = true;
   }
 
-  #row({ name, blocks: [first, next], bytes }) {
+  #row({ name, blocks, bytes, error }) {
     const path = `${PATH}/${encodeURIComponent(name)}`;
-    const film = make("a", { href: `${path}.mp4`, download: `${name}.mp4` }, name);
-    const sidecar = make("a", { href: `${path}.json`, download: `${name}.json`, className: "sidecar", "aria-label": `Sidecar of ${name}` }, "JSON");
-    const about = `${count(next - first, "block")} · ${size(bytes)}`;
-    return make("li", {}, film, make("span", { className: "about" }, about), sidecar);
+    const row = make("li", {}, make("a", { href: `${path}.mp4`, download: `${name}.mp4` }, name));
+    const words = [blocks ? count(blocks[1] - blocks[0], "block") : "broken off", size(bytes)];
+    if (error) words.push(error);
+    row.append(make("span", { className: "about" }, words.join(" · ")));
+    const title = "What the film was made of: acdit-world replay computes it again";
+    const sidecar = { href: `${path}.json`, download: `${name}.json`, className: "sidecar", title, "aria-label": `JSON sidecar of ${name}` };
+    if (blocks) row.append(make("a", sidecar, "JSON"));
+    return row;
   }
 }

@@ -88,9 +88,9 @@ export class Timeline {
     this.#render();
   }
 
-  /** The next session shares this one's past up to a block. */
-  branch(block) {
-    this.#history.branch(block);
+  /** The next session shares this one's past up to a block; `seen`: what was seen of it already. */
+  branch({ block, seen }) {
+    this.#history.branch(block, seen);
     this.#thumbnails.cut(block);
   }
 

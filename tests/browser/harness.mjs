@@ -112,10 +112,10 @@ export class Stage {
     return page;
   }
 
-  /** Opens a page and waits until it plays. */
+  /** Opens a page and waits until it plays, slowly or not. */
   async live(options) {
     const page = await this.open(options);
-    await until(page, "the page is live", () => __acdit.state === "live");
+    await until(page, "the page plays", () => /live|slow/.test(__acdit.state));
     return page;
   }
 

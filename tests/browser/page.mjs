@@ -9,7 +9,7 @@
 import { mkdirSync } from "node:fs";
 import { Server, Stage, launch } from "./harness.mjs";
 
-const SCENARIOS = ["playing", "steering", "time", "sampling", "sessions", "futures", "inject", "states", "looks", "trouble"];
+const SCENARIOS = ["playing", "steering", "time", "sampling", "sessions", "futures", "inject", "recordings", "states", "looks", "trouble"];
 
 const [shots, clip, picture, , ...command] = process.argv.slice(2);
 mkdirSync(shots, { recursive: true });

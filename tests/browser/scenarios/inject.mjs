@@ -68,7 +68,7 @@ export default async function (stage) {
   await page.setInputFiles("#begin-clip", stage.files.clip);
   await page.getByRole("button", { name: "Begin" }).click();
   await page.waitForURL(/\?session=[0-9a-f]{16}$/);
-  await until(page, "a session begins as the continuation of a clip", () => __acdit.state === "live" && document.querySelector(".cell.real") !== null);
+  await until(page, "a session begins as the continuation of a clip", () => /live|slow/.test(__acdit.state) && document.querySelector(".cell.real") !== null);
   const own = page.url();
   await page.setInputFiles("#real-file", stage.files.clip);
   last = await page.evaluate(() => __acdit.header.generation);
