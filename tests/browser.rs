@@ -2,8 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-#[test]
-fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
+/// The repository, if Chromium and all else is there that the page needs.
+fn ready() -> Option<&'static Path> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
     for needed in
@@ -11,9 +11,29 @@ fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
     {
         if !needed.exists() {
             println!("skipped: {} is missing; `make test` sets up what can be set up", needed.display());
-            return;
+            return None;
         }
     }
+    Some(root)
+}
+
+/// Runs a script, which has to succeed.
+fn run(script: &mut Command) {
+    let output = script.output().unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn without_a_secure_context_the_page_plays_through_media_source() {
+    let Some(root) = ready() else { return };
+    let server = [env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "0"];
+    run(Command::new("node").arg(root.join("tests/browser/mse.mjs")).args(server));
+}
+
+#[test]
+fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
+    let Some(root) = ready() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clip = folder.path().join("clip.mp4");
     let made = Command::new("ffmpeg")
@@ -32,12 +52,11 @@ fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
         .unwrap();
     assert!(made.success());
 
-    let output = Command::new("node")
-        .arg(root.join("tests/browser/page.mjs"))
-        .arg(&clip)
-        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}"])
-        .output()
-        .unwrap();
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run(Command::new("node").arg(root.join("tests/browser/page.mjs")).arg(&clip).args([
+        "--",
+        env!("CARGO_BIN_EXE_acdit-world"),
+        "serve",
+        "--port",
+        "{port}",
+    ]));
 }

@@ -8,13 +8,15 @@ use axum::{
 };
 
 /// Path, content type and bytes of every file.
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 14] = [
     ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
     ("/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
     ("/app.mjs", "text/javascript; charset=utf-8", include_str!("../web/app.mjs")),
     ("/connection.mjs", "text/javascript; charset=utf-8", include_str!("../web/connection.mjs")),
     ("/controls.mjs", "text/javascript; charset=utf-8", include_str!("../web/controls.mjs")),
+    ("/fmp4.mjs", "text/javascript; charset=utf-8", include_str!("../web/fmp4.mjs")),
+    ("/mse.mjs", "text/javascript; charset=utf-8", include_str!("../web/mse.mjs")),
     ("/player.mjs", "text/javascript; charset=utf-8", include_str!("../web/player.mjs")),
     ("/playout.mjs", "text/javascript; charset=utf-8", include_str!("../web/playout.mjs")),
     ("/protocol.mjs", "text/javascript; charset=utf-8", include_str!("../web/protocol.mjs")),

@@ -2,7 +2,7 @@
 
 import { Connection } from "/connection.mjs";
 import { Controls } from "/controls.mjs";
-import { Player, bestKind } from "/player.mjs";
+import { Player, bestKind, wireKind } from "/player.mjs";
 import { Rewind } from "/rewind.mjs";
 import { SessionList, isMain, obstacle, openSession, pageOf, session, socketPath } from "/sessions.mjs";
 import { Timeline, labelColour } from "/timeline.mjs";
@@ -83,7 +83,7 @@ async function hello(message) {
   sessions.reset(info);
   enable(true);
   element("world").textContent = info.world;
-  element("codec").textContent = kind === "h264" ? info.codec : "JPEG";
+  element("codec").textContent = kind === "jpeg" ? "JPEG" : info.codec;
   element("stage").style.aspectRatio = `${info.display.width} / ${info.display.height}`;
   const { width, height } = info.frame;
   const about = [`${width} × ${height}`, `${info.frames_per_block} frames a block`, `${info.frames_per_second} frames/s`];
@@ -93,7 +93,7 @@ async function hello(message) {
   lastDrawn = 0;
   underruns = Infinity;
   follow(message.state);
-  return kind;
+  return wireKind(kind);
 }
 
 function follow(state) {

@@ -229,8 +229,8 @@ try {
   assert.deepEqual(faults.filter((fault) => !failed.test(fault)), []);
   await page.close();
 
-  const plain = await openPage(browser, { init: () => delete globalThis.VideoDecoder });
-  await until(plain.page, "without WebCodecs the stream is live as JPEG", () => __acdit.state === "live" && __acdit.kind === "jpeg");
+  const plain = await openPage(browser, { init: () => delete globalThis.VideoDecoder && delete globalThis.MediaSource });
+  await until(plain.page, "without WebCodecs and MediaSource the stream is live as JPEG", () => __acdit.state === "live" && __acdit.kind === "jpeg");
   await distinctPictures(plain.page, 8);
   assert.deepEqual(plain.faults, []);
   await plain.page.close();
