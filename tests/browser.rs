@@ -2,8 +2,8 @@
 
 use std::{path::Path, process::Command};
 
-#[test]
-fn the_page_does_everything_that_it_offers() {
+/// The repository, if Chromium and all else is there that the page needs.
+fn ready() -> Option<&'static Path> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
     for needed in
@@ -11,9 +11,29 @@ fn the_page_does_everything_that_it_offers() {
     {
         if !needed.exists() {
             println!("skipped: {} is missing; `make test` sets up what can be set up", needed.display());
-            return;
+            return None;
         }
     }
+    Some(root)
+}
+
+/// Runs a script, which has to succeed.
+fn run(script: &mut Command) {
+    let output = script.output().unwrap();
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn without_a_secure_context_the_page_plays_through_media_source() {
+    let Some(root) = ready() else { return };
+    let server = [env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "0"];
+    run(Command::new("node").arg(root.join("tests/browser/mse.mjs")).args(server));
+}
+
+#[test]
+fn the_page_does_everything_that_it_offers() {
+    let Some(root) = ready() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clip = folder.path().join("clip.mp4");
     let picture = folder.path().join("picture.png");
@@ -21,14 +41,10 @@ fn the_page_does_everything_that_it_offers() {
     film(&picture, &["-i", "testsrc=size=320x240:rate=1:duration=1", "-frames:v", "1"]);
 
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
-    let output = Command::new("node")
+    run(Command::new("node")
         .arg(root.join("tests/browser/page.mjs"))
         .args([&shots, &clip, &picture])
-        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}"])
-        .output()
-        .unwrap();
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}"]));
     println!("what it looked like: {}", shots.display());
 }
 

@@ -21,8 +21,8 @@ use axum::{
 };
 use serde::Serialize;
 
-/// On every response. WebSockets to the page's own origin are within `'self'`; a video that somebody chose to inject is
-/// a `blob:`, which only the page itself can make.
+/// On every response. WebSockets to the page's own origin are within `'self'`; what MediaSource plays, and a video that
+/// somebody chose to inject, has a `blob:` address, which only the page itself can make.
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (
         header::CONTENT_SECURITY_POLICY,

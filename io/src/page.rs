@@ -15,7 +15,7 @@ macro_rules! embedded {
 }
 
 /// All but `index.html`, which is `/`.
-const FILES: [(&str, &str); 32] = embedded![
+const FILES: [(&str, &str); 34] = embedded![
     "api.mjs",
     "app.mjs",
     "base.css",
@@ -24,6 +24,7 @@ const FILES: [(&str, &str); 32] = embedded![
     "connection.mjs",
     "controls.css",
     "dom.mjs",
+    "fmp4.mjs",
     "futures.css",
     "futures.mjs",
     "glass.mjs",
@@ -31,6 +32,7 @@ const FILES: [(&str, &str); 32] = embedded![
     "icon.svg",
     "inject.mjs",
     "moments.mjs",
+    "mse.mjs",
     "panel.css",
     "pixels.mjs",
     "place.mjs",

@@ -1,7 +1,9 @@
 // The parts of the page that need no browser, against recorded messages and a hand-moved clock. Run by tests/protocol.rs.
 
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
+import { fragment, initSegment, nalUnits, parameterSets } from "../web/fmp4.mjs";
 import { History } from "../web/history.mjs";
 import { cover, toRgb } from "../web/pixels.mjs";
 import { Playout } from "../web/playout.mjs";
@@ -163,3 +165,32 @@ assert.deepEqual(toRgb(new Uint8ClampedArray([1, 2, 3, 255, 4, 5, 6, 0])), new U
   assert.equal(points([5], 3, [0, 10], 100, 50), "100.0,25.0");
   assert.deepEqual(drift({ mean: 0.5, deviation: 1.5 }, { mean: 0.25, deviation: 2 }), { mean: 0.125, spread: -0.25 });
 }
+
+// Fragmented MP4 for MediaSource: what ffmpeg encodes comes back frame by frame, with the times it was given.
+function ffmpeg(program, words, input) {
+  const { stdout, stderr, status } = spawnSync(program, ["-v", "error", ...words.split(" ")], { input, maxBuffer: 1 << 26 });
+  assert.equal(status, 0, `${program} ${words}: ${stderr}`);
+  return stdout;
+}
+const SOURCE = "-f lavfi -i testsrc=size=64x48:rate=8:duration=3 -pix_fmt yuv420p";
+const stream = ffmpeg("ffmpeg", `${SOURCE} -c:v libx264 -g 8 -tune zerolatency -profile:v baseline -x264-params aud=1 -f h264 -`);
+const delimiters = [...stream.keys()].filter((at) => stream.readUInt32BE(Math.min(at, stream.length - 4)) === 1 && stream[at + 4] === 9);
+const accessUnits = delimiters.map((at, index) => nalUnits(stream.subarray(at, delimiters[index + 1])));
+assert.equal(accessUnits.length, 24);
+assert.deepEqual(accessUnits.flatMap((units, at) => (parameterSets(units) ? [at] : [])), [0, 8, 16]);
+const wrapped = accessUnits.map((units, at) =>
+  fragment(units, { sequence: at + 1, time: 2 ** 33 + at * 1000, duration: 1000, keyframe: at % 8 === 0 }),
+);
+const film = Buffer.concat([initSegment(parameterSets(accessUnits[0]), { width: 64, height: 48 }, 8000), ...wrapped]);
+const rows = (bytes) => String(bytes).trim().split("\n").filter((row) => !row.startsWith("#"));
+const packets = rows(ffmpeg("ffprobe", "-show_entries packet=pts,duration,flags -of csv=p=0 -", film));
+assert.deepEqual(packets, accessUnits.map((_, at) => `${2 ** 33 + at * 1000},1000,${at % 8 ? "__" : "K_"}`));
+const hashes = (input, bytes) => rows(ffmpeg("ffmpeg", `${input} -f framemd5 -`, bytes)).map((row) => row.split(",").at(-1));
+assert.deepEqual(hashes("-f mp4 -i -", film), hashes("-f h264 -i -", stream), "every picture is as it was");
+
+assert.deepEqual(nalUnits(Uint8Array.of(0, 0, 0, 1, 9, 16, 0, 0, 1, 0x65, 0, 0, 3, 0, 0, 0, 1, 0x41)).map((unit) => [...unit]), [
+  [9, 16],
+  [0x65, 0, 0, 3],
+  [0x41],
+]);
+assert.deepEqual(nalUnits(Uint8Array.of(1, 2, 3)), []);

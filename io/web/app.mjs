@@ -130,7 +130,7 @@ function hello({ info, state, upload_bytes }, kind) {
   inject.reset(info, upload_bytes);
   enable(true);
   write("world", info.world);
-  write("codec", kind === "h264" ? info.codec : "JPEG");
+  write("codec", kind === "jpeg" ? "JPEG" : info.codec);
   document.body.style.setProperty("--aspect", info.display.width / info.display.height);
   const { width, height } = info.frame;
   const about = [`${width} × ${height}`, `${info.frames_per_block} frames a block`, `${info.frames_per_second} frames/s`];

@@ -1,8 +1,9 @@
 // Packets to pictures: decode, hold each until it is due, draw.
 //
-// Both decoders feed one queue of { picture, header, due }; pictures are closed as soon as they are drawn or passed
+// All decoders feed one queue of { picture, header, due }; pictures are closed as soon as they are drawn or passed
 // over, because a browser decodes only a handful ahead of those still open.
 
+import { Mse, canPlay } from "/mse.mjs";
 import { Playout } from "/playout.mjs";
 
 /** Pictures waiting to be drawn; further ones push out the oldest. More than two blocks of any world so far. */
@@ -12,11 +13,17 @@ const DECODING = 64;
 /** Seconds over which frames per second are counted. */
 const RATE_SPAN = 2;
 
-/** `h264` where this browser can decode it, else `jpeg`. */
+/** `h264` where WebCodecs can decode it, `mse` where only the browser's player can, else `jpeg`. */
 export async function bestKind(codec) {
-  if (!globalThis.VideoDecoder) return "jpeg";
+  const last = canPlay(codec) ? "mse" : "jpeg";
+  if (!globalThis.VideoDecoder) return last;
   const { supported } = await VideoDecoder.isConfigSupported(config(codec)).catch(() => ({ supported: false }));
-  return supported ? "h264" : "jpeg";
+  return supported ? "h264" : last;
+}
+
+/** How pictures of a kind travel. */
+export function wireKind(kind) {
+  return kind === "mse" ? "h264" : kind;
 }
 
 function config(codec) {
@@ -48,7 +55,9 @@ export class Player {
     this.#onDraw = onDraw;
     this.#onPass = onPass;
     const onPicture = (picture, header) => this.#enqueue(picture, header);
-    this.#decoder = kind === "h264" ? new H264(info.codec, onPicture, onError) : new Jpeg(onPicture, onError);
+    if (kind === "h264") this.#decoder = new H264(info.codec, onPicture, onError);
+    else if (kind === "mse") this.#decoder = new Mse(info, onPicture, onError);
+    else this.#decoder = new Jpeg(onPicture, onError);
     this.#tick();
   }
 
@@ -86,7 +95,7 @@ export class Player {
     if (!this.#onDraw || header.generation < this.#generation) return picture.close();
     // A picture sent again, for somebody who joined, was on time the first time.
     const again = header.frame <= this.#newest;
-    const due = again ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
+    const due = again || header.paced ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
     this.#newest = Math.max(this.#newest, header.frame);
     this.#queue.push({ picture, header: { ...header, decoded: performance.now() }, due });
     if (this.#queue.length > QUEUE) this.#queue.shift().picture.close();

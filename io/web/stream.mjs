@@ -1,7 +1,7 @@
 // A session's pictures on a canvas: connection and player together, with the way back from every failure of either.
 
 import { Connection } from "/connection.mjs";
-import { Player, bestKind } from "/player.mjs";
+import { Player, bestKind, wireKind } from "/player.mjs";
 
 /** After so many failures in a row H.264 counts as something that this browser cannot decode. */
 const DECODE_FAILURES = 2;
@@ -22,7 +22,7 @@ export class Stream {
 
   /**
    * Handlers, all optional: `connecting()`, `hello(message, kind)`, `drawn(header)`, `passed(header)`, `state(state)`, `gap(message)`,
-   * `lost({ retryIn })`, `refused(reason)`. `kind`: `h264` or `jpeg` whatever the browser can do.
+   * `lost({ retryIn })`, `refused(reason)`. `kind`: `h264`, `mse` or `jpeg` whatever the browser can do.
    */
   constructor(canvas, handlers, kind = null) {
     this.#canvas = canvas;
@@ -81,7 +81,7 @@ export class Stream {
     const failing = this.#failures >= DECODE_FAILURES;
     const epoch = this.#epoch;
     const kind = this.#forced ?? (failing ? "jpeg" : await bestKind(info.codec));
-    if (epoch !== this.#epoch) return kind;
+    if (epoch !== this.#epoch) return wireKind(kind);
     this.kind = kind;
     this.info = info;
     this.connects++;
@@ -95,7 +95,7 @@ export class Stream {
       onError: (error) => this.#failed(error),
     });
     this.#on.hello?.(message, kind);
-    return kind;
+    return wireKind(kind);
   }
 
   /** A new connection starts at a keyframe; one that fails again is tried with JPEG. */
