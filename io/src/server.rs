@@ -275,11 +275,7 @@ fn admit(
     };
     let permit = app.viewers.clone().try_acquire_owned().map_err(full)?;
     let tasks = app.tasks.clone();
-    let upgrade = upgrade
-        .max_message_size(socket::TRANSPORT_BYTES)
-        .max_frame_size(socket::TRANSPORT_BYTES)
-        .read_buffer_size(socket::READ_BUFFER)
-        .max_write_buffer_size(socket::WRITE_BUFFER);
+    let upgrade = socket::limited(upgrade, socket::TRANSPORT_BYTES, socket::WRITE_BUFFER);
     Ok(upgrade.on_upgrade(async move |websocket| {
         let viewer = tasks.track_future(socket::run(websocket, app));
         viewer.await;

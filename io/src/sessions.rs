@@ -186,7 +186,7 @@ fn failed() -> Refusal {
 /// What `POST /api/sessions` takes; all of it optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Asked {
+pub(crate) struct Asked {
     label: Option<LabelName>,
     seed: Option<u64>,
     private: bool,
