@@ -98,7 +98,8 @@ pub(super) fn http(bytes: &[u8]) {
 
 /// What a viewer sends once its connection is a WebSocket.
 pub(super) fn websocket(bytes: &[u8]) {
-    const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: $HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    const UPGRADE: &[u8] =
+        b"GET /ws HTTP/1.1\r\nHost: $HOST\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let answer = exchange(&[UPGRADE, bytes].concat());
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 101 "));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use acdit_runtime::{Entry, Stamp, Timeline, read_log, write_log};
+use acdit_runtime::{Entry, Row, Sampling, Stamp, Timeline, World, read_log, write_log};
 
 use super::{parts, tiny};
 
@@ -30,7 +30,6 @@ pub(super) fn replay(bytes: &[u8]) {
     let dear = entries.iter().any(|entry| match entry {
         Entry::Start { settings, .. } => settings.sampling.steps > 4,
         Entry::Sampling { sampling, .. } => sampling.steps > 4,
-        Entry::Block { row, .. } => row.batch > 4,
         _ => false,
     });
     if blocks > MOST_BLOCKS || dear {
@@ -41,10 +40,26 @@ pub(super) fn replay(bytes: &[u8]) {
             *stamp = Stamp::of(world);
         }
         match Timeline::replay(world, &entries) {
-            Ok(timeline) => assert!(timeline.reach() <= timeline.index()),
+            Ok(timeline) => goes_on(world, &timeline),
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     });
+}
+
+/// Whether a session of any origin can be gone back in and made to go on, or says why not.
+fn goes_on(world: &World, timeline: &Timeline) {
+    let (reach, index) = (timeline.reach(), timeline.index());
+    assert!(reach <= index);
+    for block in [reach, index] {
+        let stepped = timeline.fork(world, block).and_then(|mut fork| {
+            let sampling = Sampling { steps: 1, ..fork.session().settings().sampling };
+            fork.set_sampling(world, sampling)?;
+            fork.step(world, None, Row::ALONE)
+        });
+        if let Err(error) = stepped {
+            assert!(!error.to_string().is_empty());
+        }
+    }
 }
 
 /// A saved session: its JSON, its log, its tensors. The JSON may say `STAMP` for what this machine is.
@@ -66,7 +81,7 @@ pub(super) fn snapshot(bytes: &[u8]) {
         write("log.jsonl", log.as_bytes());
         write("tensors.safetensors", tensors);
         match Timeline::restore(world, folder.path()) {
-            Ok(timeline) => assert!(timeline.reach() <= timeline.index()),
+            Ok(timeline) => goes_on(world, &timeline),
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     });
