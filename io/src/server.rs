@@ -19,6 +19,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde::Serialize;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -40,6 +41,10 @@ use crate::{
 
 /// Pause after a failed `accept` (out of file descriptors, mostly) so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What the kernel takes of a connection beyond what is on its way, in bytes. It would take megabytes: a viewer that has
+/// stalled would be noticed minutes later, and one that is slow would be shown what was new seconds ago.
+const UNSENT_BYTES: u32 = 16 << 10;
 
 /// Limits of a server. The default suits a person's own machine.
 #[derive(Clone, Debug)]
@@ -211,8 +216,7 @@ async fn accept(listener: TcpListener, router: Router, app: &App) {
 
 /// Answers one connection's requests until it ends, is upgraded, or the server stops.
 async fn connection(stream: TcpStream, router: Router, header_deadline: Duration, stop: CancellationToken) {
-    // Frames are small and wanted at once. A socket that refuses the option is only slower.
-    let _ = stream.set_nodelay(true);
+    set_options(&stream);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_deadline)
@@ -229,6 +233,12 @@ async fn connection(stream: TcpStream, router: Router, header_deadline: Duration
     if let Err(error) = ended {
         tracing::debug!(%error, "connection");
     }
+}
+
+/// What suits frames: small, and wanted at once. A socket that refuses an option is only slower.
+fn set_options(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
 /// Tells the source about demand, one call after another, so that the last one is the truth.
