@@ -225,6 +225,9 @@ fn variable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     fn layers(file: &str, variables: &[(&str, &str)]) -> Result<Layers, Refused> {
@@ -291,6 +294,22 @@ mod tests {
         assert!(matches.get_flag("json"));
         let (_, verb) = matches.subcommand().unwrap();
         assert_eq!(verb.get_many::<String>("label").unwrap().collect::<Vec<_>>(), ["left", "up"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_of_any_flag_is_taken_or_refused_in_one_line(pick: Index, value in "\\PC{0,12}") {
+            let flags = flags_by_verb();
+            let all: Vec<_> = flags.iter().flat_map(|(verb, flags)| flags.iter().map(move |f| (verb, f))).collect();
+            let (verb, flag) = pick.get(&all);
+            let file = format!("[{verb}]\n{flag} = {}", toml::Value::from(value));
+            let layers = layers(&file, &[]).unwrap();
+            let words = ["acdit-world", verb].map(OsString::from);
+            if let Err(error) = layers.command().try_get_matches_from(&words) {
+                let said = layers.blame(error, verb, &words).to_string();
+                prop_assert!(!said.is_empty() && !said.contains('\n'), "{}", said);
+            }
+        }
     }
 
     #[test]

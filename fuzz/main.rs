@@ -1,4 +1,4 @@
-//! One libFuzzer binary for all targets: `ACDIT_FUZZ_TARGET` says which. One link instead of seventeen.
+//! One libFuzzer binary for all targets: `ACDIT_FUZZ_TARGET` says which. One link instead of eighteen.
 #![no_main]
 
 #[path = "../tests/fuzz/targets.rs"]

@@ -7,11 +7,12 @@ use axum::{
     extract::ws::{Message, WebSocket, WebSocketUpgrade},
     http::{HeaderMap, HeaderValue, header},
 };
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 
 use crate::{
     guard::Allowed,
-    protocol::{ClientMessage, Misread},
+    protocol::{ClientMessage, Inject, Misread, Size},
     sessions, socket,
 };
 
@@ -29,6 +30,13 @@ pub fn admitted(address: SocketAddr, host: &[u8], origin: Option<&[u8]>) -> Opti
     }
     let allowed = Allowed::for_address(address);
     Some((allowed.host(&headers), allowed.origin(&headers)))
+}
+
+/// Reads a binary message to a world with frames of this size, at most `most` of them: the id, and the frames or what is
+/// wrong with them.
+pub fn frames(message: Bytes, size: Size, most: u32) -> Option<(u64, Result<Vec<Bytes>, String>)> {
+    let inject = Inject::decode(message)?;
+    Some((inject.id, inject.frames(size, most)))
 }
 
 /// Whether this is a body that asks for a session.

@@ -14,13 +14,14 @@ mod wire;
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const ALL: [Target; 17] = [
+pub(crate) const ALL: [Target; 18] = [
     ("client_message", wire::client_message),
     ("clip", clips::clip),
     ("config_file", files::config_file),
     ("event_log", sessions::event_log),
     ("headers", wire::headers),
     ("http", server::http),
+    ("inject", wire::inject),
     ("packet", wire::packet),
     ("pt", files::pt),
     ("replay", sessions::replay),

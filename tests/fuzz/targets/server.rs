@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use acdit_io::{
-    Control, Hub, LabelInfo, MAIN, Refusal, Reply, ServerConfig, Session, Sessions, Wanted, WorldInfo,
+    Control, Hub, LabelInfo, MAIN, Refusal, Reply, ServerConfig, Session, Sessions, Size, Wanted, WorldInfo,
     WorldSource, serve_sessions,
 };
 
@@ -19,7 +19,9 @@ struct Nothing;
 impl WorldSource for Nothing {
     fn info(&self) -> WorldInfo {
         let label = |name: &str| LabelInfo { name: name.into(), key: None };
-        WorldInfo { labels: vec![label("still"), label("left")], ..WorldInfo::default() }
+        let input = Size { width: 2, height: 2 };
+        let labels = vec![label("still"), label("left")];
+        WorldInfo { labels, input, frames_per_block: 4, ..WorldInfo::default() }
     }
 
     fn control(&self, _: Control, reply: Reply) {
@@ -33,8 +35,8 @@ impl WorldSource for Nothing {
 
 impl Sessions for Nothing {
     /// None is ever begun: those of earlier inputs would change what later ones meet.
-    fn open(&self, _: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
-        assert!(wanted.label.is_none_or(|label| label < 2));
+    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal> {
+        assert!(wanted.iter().all(|(_, wanted)| wanted.label.is_none_or(|label| label < 2)));
         Err(Refusal::new("full", "none"))
     }
 

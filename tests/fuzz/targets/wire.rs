@@ -1,6 +1,6 @@
 //! Messages, packets and headers.
 
-use acdit_io::{ClientMessage, Packet, ServerMessage, testing};
+use acdit_io::{ClientMessage, Packet, ServerMessage, Size, testing};
 
 /// What a viewer says.
 pub(super) fn client_message(bytes: &[u8]) {
@@ -29,6 +29,21 @@ pub(super) fn packet(bytes: &[u8]) {
     // Unknown flags and the reserved byte are ignored.
     assert_eq!((&again[..2], &again[4..]), (&bytes[..2], &bytes[4..]));
     assert_eq!(Packet::decode(again).unwrap(), packet);
+}
+
+/// Frames that a viewer puts into the stream.
+pub(super) fn inject(bytes: &[u8]) {
+    const SIZE: Size = Size { width: 2, height: 2 };
+    const MOST: u32 = 4;
+    let Some((id, frames)) = testing::frames(bytes.to_vec().into(), SIZE, MOST) else { return };
+    assert_eq!(bytes[8..16], id.to_le_bytes());
+    match frames {
+        Ok(frames) => {
+            assert!(frames.len() == usize::from(bytes[2]) && (1..=MOST as usize).contains(&frames.len()));
+            assert_eq!(frames.concat(), bytes[16..]);
+        }
+        Err(error) => assert!(!error.is_empty()),
+    }
 }
 
 /// Who is answered: `Host`, and on the next line `Origin`.
