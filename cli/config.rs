@@ -6,6 +6,8 @@
 //! for all of it: what they say becomes clap's default before the command line is read, so precedence, parsing and help are
 //! clap's own.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, CommandFactory};
 
+use self::file::{Values, dashed, plain, underscored};
 use crate::args::{Cli, is_switch};
 use crate::failure::Refused;
 
@@ -32,9 +35,6 @@ const PRESETS: [(&str, &str); 5] = [
 /// The verb that has them, and its flag.
 const TRAIN: &str = "train";
 const PRESET_FLAG: &str = "preset";
-
-/// Values by flag, flags being written as on the command line.
-type Values = BTreeMap<String, String>;
 
 /// The environment and the file.
 #[derive(Debug, Default)]
@@ -108,42 +108,8 @@ impl Layers {
     fn with_file(mut self, path: PathBuf) -> Result<Self, Refused> {
         let refused = |what: String| Refused::Config(format!("{}: {what}", path.display()));
         let text = std::fs::read_to_string(&path).map_err(|e| refused(e.to_string()))?;
-        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            refused(format!("line {line}: {}", e.message()))
-        })?;
-        let known = flags_by_verb();
-        let all: Vec<&String> = known.values().flatten().collect();
-        for (key, value) in table {
-            let name = dashed(&key);
-            match value {
-                toml::Value::Table(entries) => {
-                    let Some(flags) = known.get(&name) else {
-                        return Err(refused(format!(
-                            "unknown table [{key}], expected {}",
-                            list(known.keys())
-                        )));
-                    };
-                    let values = self.verbs.entry(name).or_default();
-                    for (key_of_verb, value) in entries {
-                        let flag = dashed(&key_of_verb);
-                        if !flags.contains(&flag) {
-                            return Err(refused(format!(
-                                "unknown key {key_of_verb} in [{key}], expected {}",
-                                list(flags)
-                            )));
-                        }
-                        values.insert(flag, plain(&value).ok_or_else(|| refused(no_value(&key_of_verb)))?);
-                    }
-                }
-                _ if !all.contains(&&name) => {
-                    return Err(refused(format!("unknown key {key}: no verb has a flag --{name}")));
-                }
-                value => {
-                    self.shared.insert(name, plain(&value).ok_or_else(|| refused(no_value(&key)))?);
-                }
-            }
-        }
+        let values = file::read(&text, &flags_by_verb()).map_err(refused)?;
+        (self.shared, self.verbs) = (values.shared, values.verbs);
         self.file = Some(path);
         Ok(self)
     }
@@ -253,38 +219,15 @@ fn flags_by_verb() -> BTreeMap<String, Vec<String>> {
         .collect()
 }
 
-/// A value as it would stand on the command line.
-fn plain(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Some(value.to_string()),
-        toml::Value::Array(items) => Some(items.iter().map(plain).collect::<Option<Vec<_>>>()?.join(",")),
-        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
-    }
-}
-
-fn no_value(key: &str) -> String {
-    format!("{key}: expected a string, a number, true or false, or a list of these")
-}
-
-fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    names.into_iter().map(|name| underscored(name)).collect::<Vec<_>>().join(", ")
-}
-
-fn dashed(key: &str) -> String {
-    key.replace('_', "-")
-}
-
-fn underscored(flag: &str) -> String {
-    flag.replace('-', "_")
-}
-
 fn variable(name: &str) -> String {
     format!("{PREFIX}{}", underscored(name).to_uppercase())
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     fn layers(file: &str, variables: &[(&str, &str)]) -> Result<Layers, Refused> {
@@ -351,6 +294,22 @@ mod tests {
         assert!(matches.get_flag("json"));
         let (_, verb) = matches.subcommand().unwrap();
         assert_eq!(verb.get_many::<String>("label").unwrap().collect::<Vec<_>>(), ["left", "up"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_of_any_flag_is_taken_or_refused_in_one_line(pick: Index, value in "\\PC{0,12}") {
+            let flags = flags_by_verb();
+            let all: Vec<_> = flags.iter().flat_map(|(verb, flags)| flags.iter().map(move |f| (verb, f))).collect();
+            let (verb, flag) = pick.get(&all);
+            let file = format!("[{verb}]\n{flag} = {}", toml::Value::from(value));
+            let layers = layers(&file, &[]).unwrap();
+            let words = ["acdit-world", verb].map(OsString::from);
+            if let Err(error) = layers.command().try_get_matches_from(&words) {
+                let said = layers.blame(error, verb, &words).to_string();
+                prop_assert!(!said.is_empty() && !said.contains('\n'), "{}", said);
+            }
+        }
     }
 
     #[test]

@@ -49,14 +49,14 @@ impl Allowed {
         Self(names.iter().map(|name| format!("{name}:{port}")).chain(bare).collect())
     }
 
-    fn host(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn host(&self, headers: &HeaderMap) -> bool {
         headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok())
             .is_some_and(|host| self.0.iter().any(|allowed| allowed.eq_ignore_ascii_case(host)))
     }
 
-    fn origin(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn origin(&self, headers: &HeaderMap) -> bool {
         headers.get(header::ORIGIN).is_none_or(|origin| {
             let authority = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
             authority

@@ -15,6 +15,8 @@ mod server;
 mod sessions;
 mod socket;
 mod source;
+#[doc(hidden)]
+pub mod testing;
 mod upload;
 
 pub use client::{Client, Event};

@@ -19,6 +19,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde::Serialize;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -41,6 +42,10 @@ use crate::{
 
 /// Pause after a failed `accept` (out of file descriptors, mostly) so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What the kernel takes of a connection beyond what is on its way, in bytes. It would take megabytes: a viewer that has
+/// stalled would be noticed minutes later, and one that is slow would be shown what was new seconds ago.
+const UNSENT_BYTES: u32 = 16 << 10;
 
 /// Limits of a server. The default suits a person's own machine.
 #[derive(Clone, Debug)]
@@ -221,8 +226,7 @@ async fn accept(listener: TcpListener, router: Router, app: &App) {
 
 /// Answers one connection's requests until it ends, is upgraded, or the server stops.
 async fn connection(stream: TcpStream, router: Router, header_deadline: Duration, stop: CancellationToken) {
-    // Frames are small and wanted at once. A socket that refuses the option is only slower.
-    let _ = stream.set_nodelay(true);
+    set_options(&stream);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_deadline)
@@ -239,6 +243,12 @@ async fn connection(stream: TcpStream, router: Router, header_deadline: Duration
     if let Err(error) = ended {
         tracing::debug!(%error, "connection");
     }
+}
+
+/// What suits frames: small, and wanted at once. A socket that refuses an option is only slower.
+fn set_options(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
 /// Tells the source about demand, one call after another, so that the last one is the truth.
@@ -286,11 +296,7 @@ fn admit(
     let permit = app.viewers.clone().try_acquire_owned().map_err(full)?;
     let tasks = app.tasks.clone();
     let longest = socket::transport_bytes(&app.source.info());
-    let upgrade = upgrade
-        .max_message_size(longest)
-        .max_frame_size(longest)
-        .read_buffer_size(socket::READ_BUFFER)
-        .max_write_buffer_size(socket::WRITE_BUFFER);
+    let upgrade = socket::limited(upgrade, longest, socket::WRITE_BUFFER);
     Ok(upgrade.on_upgrade(async move |websocket| {
         let viewer = tasks.track_future(socket::run(websocket, app));
         viewer.await;

@@ -3,7 +3,7 @@
 //! One session is there from the start and for ever, [`MAIN`]; others come and go. Making one may take a while, since it
 //! waits for the world, so it happens off the server's own threads.
 
-mod asked;
+pub(crate) mod asked;
 mod continuation;
 mod futures;
 mod tenant;

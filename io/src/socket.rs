@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
-    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code},
+    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code},
 };
 use futures_util::{
     FutureExt as _, Sink, SinkExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered,
@@ -36,11 +36,14 @@ const TEXT_BYTES: usize = 16 << 10;
 const TRANSPORT_BYTES: usize = 1 << 20;
 
 /// Read buffer of one connection, in bytes. Viewers send little.
-pub(crate) const READ_BUFFER: usize = 8 << 10;
+const READ_BUFFER: usize = 8 << 10;
 
 /// Unsent bytes of one connection: the largest packet and its frame. One message is written at a time, so that this
 /// is never exceeded.
-pub(crate) const WRITE_BUFFER: usize = MAX_PACKET + (256 << 10);
+pub(crate) const WRITE_BUFFER: usize = MAX_PACKET + FRAMING;
+
+/// What comes on top of a message.
+pub(crate) const FRAMING: usize = 256 << 10;
 
 /// Answers waiting to be written; when full, the viewer's requests wait.
 const ANSWERS: usize = 32;
@@ -55,7 +58,7 @@ const OPEN_INJECTS: usize = 2;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why a connection ends, as a close code and words for the viewer; `None` when there is nobody left to tell.
-type Ending = Option<(u16, &'static str)>;
+pub(crate) type Ending = Option<(u16, &'static str)>;
 
 const STOPPING: Ending = Some((close_code::AWAY, "the stream has ended"));
 const SILENT: Ending = Some((close_code::POLICY, "nothing heard for too long"));
@@ -74,6 +77,24 @@ pub(crate) async fn run(websocket: WebSocket, app: App) {
     };
     // A session that has ended does not wait for farewells.
     drop(app);
+    part(&mut sink, &mut stream, ending).await;
+}
+
+/// Bounds what one connection holds: messages of `read` bytes, and `write` bytes that are not sent.
+pub(crate) fn limited(upgrade: WebSocketUpgrade, read: usize, write: usize) -> WebSocketUpgrade {
+    upgrade
+        .max_message_size(read)
+        .max_frame_size(read)
+        .read_buffer_size(READ_BUFFER)
+        .max_write_buffer_size(write)
+}
+
+/// Tells the viewer why its connection ends, and waits for it to agree.
+pub(crate) async fn part(
+    sink: &mut (impl Sink<Message, Error = axum::Error> + Unpin),
+    stream: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin),
+    ending: Ending,
+) {
     let Some((code, reason)) = ending else { return };
     tracing::debug!(code, reason, "closing a viewer");
     let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
@@ -395,7 +416,8 @@ const NOT_ACCEPTED: Ending = Some((close_code::UNSUPPORTED, "a binary message ca
 const TOO_BIG: Ending =
     Some((close_code::SIZE, "a text message may have 16 KiB, a binary one a block of frames"));
 
-fn ending_of(error: axum::Error) -> Ending {
+/// How a connection ends on which this went wrong.
+pub(crate) fn ending_of(error: axum::Error) -> Ending {
     use tungstenite::Error::{Capacity, Protocol, Utf8};
     match error.into_inner().downcast_ref() {
         Some(Capacity(_)) => TOO_BIG,

@@ -73,6 +73,10 @@ pub struct Config {
     pub context_window: Option<i64>,
 }
 
+/// Tokens of a clip, and of a window: no weights bound their number, so a wrong one would take all memory there is. A minute
+/// of 256×256 behind an f8 VAE has a quarter of it.
+const MOST_TOKENS: i64 = 1 << 20;
+
 fn class_name() -> String {
     "AcditTransformer".into()
 }
@@ -229,7 +233,15 @@ impl Config {
                 self.sample_frames, self.frames_per_block
             ));
         }
+        let clip = self.training_blocks() * self.block_tokens();
+        if clip > MOST_TOKENS {
+            return fail(format!("its clips have {clip} tokens, expected at most {MOST_TOKENS}"));
+        }
         match self.context_window {
+            Some(window) if window > MOST_TOKENS / self.block_tokens() => {
+                let tokens = self.block_tokens();
+                fail(format!("context_window {window}: that many blocks of {tokens} tokens are too much"))
+            }
             Some(window) if window < 1 => fail(format!("context_window is {window}, expected at least 1")),
             Some(_) if self.rope == RopeKind::Published => {
                 fail("context_window needs rope axial: published positions are not relative".into())
@@ -276,6 +288,11 @@ mod tests {
             (Config { sample_frames: 15, ..good.clone() }, "sample_frames 15"),
             (Config { num_layers: 0, ..good.clone() }, "num_layers is 0"),
             (Config { context_window: Some(3), rope: RopeKind::Published, ..good.clone() }, "rope axial"),
+            (Config { context_window: Some(1 << 40), ..good.clone() }, "context_window 1099511627776"),
+            (
+                Config { sample_height: 1 << 20, sample_width: 1 << 20, ..good.clone() },
+                "expected at most 1048576",
+            ),
         ];
         for (config, needle) in cases {
             let text = config.validate().unwrap_err().to_string();

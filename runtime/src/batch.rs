@@ -21,6 +21,7 @@ use acdit_model::diffusion::{NoiseLevel, Solver, guided};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::engine::MAX_STREAMS;
 use crate::session::Purpose;
 use crate::window::positions;
 use crate::{Block, Error, Result, Sampling, Session, StepInput, Timings, Window, WindowMode, World};
@@ -37,6 +38,18 @@ pub struct Row {
 impl Row {
     /// The only row of its batch.
     pub const ALONE: Self = Self { batch: 1, slot: 0 };
+
+    /// Whether an engine can have computed a block there: what a file says may be anything.
+    ///
+    /// # Errors
+    /// [`Error::Input`].
+    pub(crate) fn check(self) -> Result<()> {
+        let Self { batch, slot } = self;
+        if slot < batch && batch as usize <= MAX_STREAMS {
+            return Ok(());
+        }
+        Err(Error::Input(format!("row {slot} of a batch of {batch}, expected one of at most {MAX_STREAMS}")))
+    }
 }
 
 /// A step of a batch, with where its time went.
@@ -116,9 +129,7 @@ pub(crate) fn step_batch(
 
 /// One block of one session, as if computed in `row`.
 pub(crate) fn step_at(world: &World, session: &mut Session, input: &StepInput, row: Row) -> Stepped {
-    if row.slot >= row.batch {
-        return Err(Error::Input(format!("row {} of a batch of {}", row.slot, row.batch)));
-    }
+    row.check()?;
     let member = Member::new(world, session, input)?;
     let rows = vec![&member; row.batch as usize];
     let (computed, timings) = attempt(world, &rows)?.swap_remove(row.slot as usize)?;

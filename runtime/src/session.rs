@@ -274,7 +274,7 @@ pub(crate) enum Purpose {
     Pin = 1,
 }
 
-fn check_sampling(world: &World, sampling: Sampling) -> Result<(), Error> {
+pub(crate) fn check_sampling(world: &World, sampling: Sampling) -> Result<(), Error> {
     world.schedule.timesteps(sampling.steps)?;
     if !(sampling.guidance.is_finite() && (0.0..=100.0).contains(&sampling.guidance)) {
         return Err(Error::Input(format!("guidance {}, expected 0 to 100", sampling.guidance)));

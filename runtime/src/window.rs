@@ -21,6 +21,9 @@ use tch::Tensor;
 
 use crate::Error;
 
+/// No stream gets so far: at a thousand blocks a second it would take nine thousand years.
+const LAST_BLOCK: u64 = 1 << 48;
+
 /// How the window moves on when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -163,7 +166,7 @@ impl Window {
         let (count, tokens) = (blocks.len(), config.block_tokens());
         let cached = [1, config.num_attention_heads, count as i64 * tokens, config.head_dim()];
         let fits = count <= self.capacity
-            && count as u64 <= next
+            && (count as u64..=LAST_BLOCK).contains(&next)
             && blocks.iter().all(|block| block.size() == [1, tokens, config.token_width()])
             && layers.iter().all(|(keys, values)| keys.size() == cached && values.size() == cached)
             && (layers.is_empty() || layers.len() as i64 == config.num_layers);
@@ -330,3 +333,6 @@ impl KvStore for Reader {
         self.layers.first().map_or(0, |(keys, _)| keys.size()[2])
     }
 }
+
+#[cfg(test)]
+mod tests;

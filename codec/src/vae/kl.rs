@@ -127,6 +127,12 @@ impl Config {
         validate_channels([self.in_channels, self.out_channels], self.latent_channels)
     }
 
+    /// Parameters of the stages' second convolutions: all others together are a few times as many.
+    pub(super) fn least_parameters(&self) -> i128 {
+        let resnets = 2 * i128::from(self.layers_per_block) + 1;
+        self.block_out_channels.iter().map(|&width| 9 * i128::from(width).pow(2) * resnets).sum()
+    }
+
     fn norm(&self, vs: Path, channels: i64) -> nn::GroupNorm {
         let config = nn::GroupNormConfig { eps: 1e-6, ..Default::default() };
         nn::group_norm(vs, self.norm_num_groups, channels, config)

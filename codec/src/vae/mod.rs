@@ -123,6 +123,16 @@ impl Vae {
                 Config::AutoencoderTiny(_) => (name, tensor),
             })
             .collect();
+        let held: i128 = tensors.values().map(|tensor| tensor.numel() as i128).sum();
+        let made = match &config {
+            Config::AutoencoderKL(config) => config.least_parameters(),
+            Config::AutoencoderTiny(config) => config.least_parameters(),
+        };
+        // Not worth a list of names, and perhaps more than there is memory for.
+        if made > held {
+            let reason = format!("makes at least {made} parameters, {WEIGHTS} has {held}");
+            return Err(Error::VaeFile { path: dir.join(CONFIG), reason });
+        }
         Self::build(&config, device, kind, |vs| Ok(weights::assign(vs, &tensors, &path)?))
     }
 

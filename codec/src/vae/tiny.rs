@@ -117,6 +117,16 @@ impl Config {
         }
         validate_channels([self.in_channels, self.out_channels], self.latent_channels)
     }
+
+    /// Parameters of the convolutions between equally many channels, which are nearly all.
+    pub(super) fn least_parameters(&self) -> i128 {
+        let half = |widths: &[i64], blocks: &[i64]| {
+            let convolutions = 3 * blocks.iter().sum::<i64>() + widths.len() as i64 - 1;
+            9 * i128::from(widths[0]).pow(2) * i128::from(convolutions)
+        };
+        half(&self.encoder_block_out_channels, &self.num_encoder_blocks)
+            + half(&self.decoder_block_out_channels, &self.num_decoder_blocks)
+    }
 }
 
 /// Encoder and decoder as one trainable network.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tokio::task::unconstrained;
 
 use super::*;
+use crate::protocol::HEADER_LEN;
 
 fn header(generation: u32, frame: u64, keyframe: bool) -> Header {
     Header {
@@ -187,6 +188,47 @@ proptest! {
                 }
                 Act::Read { .. } | Act::Leave { .. } => {}
             }
+        }
+    }
+
+    /// Frames as (keyframe, bytes), and after each how much the viewer that keeps up reads.
+    #[test]
+    fn a_viewer_is_handed_the_same_whatever_its_neighbours_do(
+        frames in prop::collection::vec((prop::bool::weighted(0.2), 0..4_usize, 0..4_usize), 1..120),
+        neighbours in prop::collection::vec(prop::option::of(0..120_usize), 0..4),
+    ) {
+        let seen = |neighbours: &[Option<usize>]| {
+            let hub = hub();
+            let mut viewer = hub.join(Kind::H264);
+            let mut stalled: Vec<_> = neighbours.iter().map(|until| (hub.join(Kind::H264), until)).collect();
+            let mut deliveries = Vec::new();
+            for (at, &(keyframe, large, reads)) in frames.iter().enumerate() {
+                let header = header(0, at as u64, keyframe);
+                hub.publish(&Packet { header, payload: vec![0; large * MAX_PACKET / 3].into() });
+                deliveries.extend(std::iter::from_fn(|| poll(&mut viewer)).take(reads));
+                // some leave in the middle, the others never read
+                stalled.retain(|(_, until)| until.is_none_or(|until| until > at));
+            }
+            deliveries.extend(std::iter::from_fn(|| poll(&mut viewer)));
+            deliveries
+        };
+        prop_assert_eq!(seen(&neighbours), seen(&[]));
+    }
+
+    /// Three packets of the largest size are more than a queue takes.
+    #[test]
+    fn a_queue_holds_no_more_bytes_than_it_may(
+        frames in prop::collection::vec((prop::bool::weighted(0.3), 0..4_usize), 1..40),
+    ) {
+        let hub = hub();
+        let viewer = hub.join(Kind::H264);
+        for (at, &(keyframe, large)) in frames.iter().enumerate() {
+            let header = Header { pts: 0, ..header(0, at as u64, keyframe) };
+            hub.publish(&Packet { header, payload: vec![0; large * (MAX_PACKET - HEADER_LEN) / 3].into() });
+            let queue = viewer.seat.queue();
+            let held: usize = queue.entries.iter().map(|entry| entry.message.len()).sum();
+            prop_assert_eq!(held, queue.bytes);
+            prop_assert!(held <= QUEUE_BYTES && queue.entries.len() <= QUEUE_PACKETS, "{} bytes", held);
         }
     }
 

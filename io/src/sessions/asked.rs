@@ -84,6 +84,11 @@ pub(super) async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<A
     Ok(Asked { wanted, wait, clip })
 }
 
+/// Whether a JSON body has fields of a session, and no others.
+pub(crate) fn are_fields(body: &[u8]) -> bool {
+    serde_json::from_slice(body).and_then(serde_json::from_value::<Fields>).is_ok()
+}
+
 fn bad(message: String) -> Rejection {
     Rejection::new(StatusCode::BAD_REQUEST, "bad_fields", message)
 }

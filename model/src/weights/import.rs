@@ -93,7 +93,7 @@ impl Tensors<'_> {
 }
 
 /// Parameters of a network of these sizes.
-fn parameters(config: &Config) -> i128 {
+pub(super) fn parameters(config: &Config) -> i128 {
     let [hidden, mlp, head, token, labels, layers] = [
         config.hidden_size,
         config.intermediate_size,

@@ -138,6 +138,14 @@ impl Acdit {
         device: Device,
         kind: Kind,
     ) -> Result<Self, Error> {
+        config.validate()?;
+        let held: i128 = tensors.values().map(|tensor| tensor.numel() as i128).sum();
+        let made = import::parameters(config);
+        // Not worth a list of names, and perhaps more than there is memory for.
+        if made > 2 * held {
+            let detail = format!("its config makes {made} parameters, the file has {held}");
+            return Err(Error::Weights { path: origin.into(), detail });
+        }
         let mut vs = nn::VarStore::new(device);
         let model = tch::no_grad(|| Self::new(&vs.root(), config, kind))?;
         assign(&vs, tensors, origin)?;

@@ -13,6 +13,7 @@ use tch::{Kind, Tensor};
 
 use super::{Kept, Log, Stamp, Timeline, read_log, write_log};
 use crate::batch::Row;
+use crate::session::check_sampling;
 use crate::window::Window;
 use crate::{Error, Result, Session, Settings, World};
 
@@ -178,6 +179,10 @@ impl Timeline {
         let anchors = (saved.anchors.iter().enumerate())
             .map(|(at, session)| get(&anchor(at), session))
             .collect::<Result<VecDeque<_>>>()?;
+        for block in &saved.kept {
+            let known = block.row.check().and_then(|()| super::check_label(world, block.label));
+            known.and_then(|()| check_sampling(world, block.settings.sampling)).map_err(|e| bad(&path, e))?;
+        }
         let config = world.model.config();
         let (block, width) = (config.block_tokens(), config.token_width());
         let count = saved.kept.len();
@@ -204,7 +209,7 @@ impl Timeline {
         if session.state_hash()?.to_hex().as_str() != saved.state_hash {
             return Err(bad(&file, "other tensors than were saved"));
         }
-        super::check_label(world, saved.label)?;
+        super::check_label(world, saved.label).map_err(|error| bad(&path, error))?;
         let path = folder.join(LOG);
         let text = std::fs::read_to_string(&path).map_err(|error| ModelError::io(&path, error))?;
         // The last line may have been cut off in the middle.

@@ -109,6 +109,42 @@ proptest! {
     }
 }
 
+proptest! {
+    /// As a crash leaves it, or a disk.
+    #[test]
+    fn a_log_cut_anywhere_is_its_whole_lines_or_an_error_that_names_the_cut_one(
+        entries in prop::collection::vec(entries(), 1..12), part in 0.0..1.0,
+    ) {
+        let text = write_log(&entries);
+        prop_assert_eq!(read_log(&text).unwrap(), entries.clone());
+        let cut = &text[..(text.len() as f64 * part) as usize];
+        let whole = cut.matches('\n').count();
+        match read_log(cut) {
+            Ok(read) => prop_assert_eq!(&read[..], &entries[..read.len()]),
+            Err(Error::Log { line, .. }) => prop_assert_eq!(line, whole + 1),
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+    }
+}
+
+fn entries() -> impl Strategy<Value = Entry> {
+    let (block, seed, label) = (any::<u64>(), any::<u64>(), any::<i64>());
+    prop_oneof![
+        (block.clone(), label).prop_map(|(block, label)| Entry::Label { block, label }),
+        (block.clone(), seed.clone()).prop_map(|(block, seed)| Entry::Seed { block, seed }),
+        (block.clone(), 1usize..99).prop_map(|(block, s)| Entry::Sampling { block, sampling: sampling(s) }),
+        (block.clone(), 0u64..9, 1i64..4)
+            .prop_map(|(block, seed, n)| Entry::Inject { block, latents: Latents::new(&latents(seed, n)) }),
+        (block.clone(), "[0-9a-f]{0,64}", any::<(u32, u32)>())
+            .prop_map(|(block, hash, (b, s))| Entry::Block { block, hash, row: row(b, s) }),
+        block.clone().prop_map(|block| Entry::Rewind { block }),
+        block.clone().prop_map(|block| Entry::Fork { block }),
+        seed.prop_map(|seed| Entry::Restart { seed }),
+        block.clone().prop_map(|block| Entry::Pause { block }),
+        block.prop_map(|block| Entry::Resume { block }),
+    ]
+}
+
 /// Far enough that the oldest blocks are let go, with labels, seeds and rows that change on the way.
 #[test]
 fn every_block_that_can_be_gone_back_to_is_made_again_bit_for_bit() {
@@ -178,6 +214,7 @@ fn a_log_that_was_tampered_with_is_noticed() {
     );
     assert!(error(r#""seed":5"#, r#""seed":6"#).starts_with("replay: block 0 is"));
     assert!(error(r#""batch":1,"slot":0"#, r#""batch":1,"slot":1"#).contains("row 1 of a batch of 1"));
+    assert!(error(r#""batch":1,"#, r#""batch":4000000000,"#).contains("row 0 of a batch of 4000000000"));
     assert!(error(r#""dtype":"f32""#, r#""dtype":"bf16""#).contains("bf16"));
     assert!(
         error(r#""type":"start""#, r#""type":"begin""#).starts_with("event log, line 1: unknown variant")
@@ -278,6 +315,12 @@ fn snapshots_that_are_not_whole_are_refused() {
     assert!(refused(&whole.replace(r#""index":3"#, r#""index":4"#)).contains("do not lead to its session"));
     assert!(refused(&whole.replace(r#""layers":2"#, r#""layers":1"#)).contains("do not fit"));
     assert!(refused(&whole.replace(r#""tensors":""#, r#""tensors":"../"#)).contains("outside its folder"));
+    // what is read only when somebody goes back
+    assert!(refused(&whole.replace(r#""batch":1"#, r#""batch":0"#)).contains("row 0 of a batch of 0"));
+    assert!(refused(&whole.replace(r#""batch":1"#, r#""batch":4000000000"#)).contains("batch of 4000000000"));
+    assert!(refused(&whole.replace(r#""steps":1"#, r#""steps":0"#)).contains("0 steps"));
+    assert!(refused(&whole.replace(r#""label":0"#, r#""label":-5"#)).contains("label -5"));
+    assert!(refused(&whole.replace(r#""index":3"#, r#""index":9223372036854775813"#)).contains("do not fit"));
     let other = begin(&world, 6);
     assert!(
         refused(&whole.replace(&hash(&timeline).to_hex()[..], &hash(&other).to_hex()[..]))
