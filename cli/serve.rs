@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
-use crate::sessions::{self, House, State};
+use crate::sessions::{self, House, Saving, State};
 use crate::signals::Ending;
 use crate::source::moments;
 use crate::uploads::{UploadArgs, Uploads};
@@ -74,9 +74,8 @@ impl Serve {
         let live = Mutex::default();
         let house = Arc::new(House { engine, config, info, uploads, state, live });
         let (main, others) = house.furnish()?;
-        if house.state.is_some() {
-            sessions::keep_saving(&house)?;
-        }
+        // Dropped after the server and all that it holds.
+        let _saving = house.state.is_some().then(|| Saving::begin(&house)).transpose()?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SERVER_THREADS)
