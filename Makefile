@@ -31,8 +31,7 @@ bench: setup-bench ## speed against PyTorch on this machine; flags by ARGS="--pr
 	cargo build --release
 	"$(CACHE)/pytorch-2.11.0/bin/python" benches/compare.py "$${CARGO_TARGET_DIR:-target}/release/acdit-world" $(ARGS)
 
-fuzz: ## looks for inputs that crash: SECONDS_EACH=60 on every target, or on TARGET=clip alone; its corpora grow in fuzz/corpus
-	@tools/setup.sh fuzz
+fuzz: setup ## looks for inputs that crash: SECONDS_EACH=60 on every target, or on TARGET=clip alone
 	tools/fuzz.sh "$${SECONDS_EACH:-60}" $(TARGET)
 
 conformance: ## the Autobahn suite against our WebSocket; needs Python 2.7

@@ -13,7 +13,7 @@ use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::publish::{self, Publishers, Targets, Text};
 use crate::recorder::Place;
-use crate::sessions::{self, House, State, fingerprint};
+use crate::sessions::{self, House, Saving, State, fingerprint};
 use crate::signals::Ending;
 use crate::source::moments;
 use crate::uploads::{UploadArgs, Uploads};
@@ -104,9 +104,8 @@ impl Serve {
         let live = Mutex::default();
         let house = Arc::new(House { engine, config, info, uploads, state, recordings, live });
         let (main, others) = house.furnish()?;
-        if house.state.is_some() {
-            sessions::keep_saving(&house)?;
-        }
+        // Dropped after the server and all that it holds.
+        let _saving = house.state.is_some().then(|| Saving::begin(&house)).transpose()?;
         let source = Arc::downgrade(&main.source);
         let ask = move || {
             if let Some(source) = source.upgrade() {

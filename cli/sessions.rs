@@ -4,7 +4,9 @@ mod begin;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use acdit_io::{Hub, MAIN, Refusal, SamplingInfo, Session, Sessions, Wanted, WorldInfo, WorldSource};
@@ -235,20 +237,43 @@ impl Sessions for House {
     }
 }
 
-/// Saves now and then for as long as there are sessions.
-pub(crate) fn keep_saving(house: &Arc<House>) -> std::io::Result<()> {
-    // Not kept alive from here: the engine ends, and its threads are waited for, before the process does.
-    let house = Arc::downgrade(house);
-    spawn("save", move || {
-        for tick in 1_u32.. {
-            std::thread::sleep(LOG_EVERY);
-            let Some(house) = house.upgrade() else { return };
-            match tick % LOGS_PER_SAVE {
-                0 => house.save_all(),
-                _ => house.each(StreamSource::save_log),
+/// Saves now and then, until it is dropped.
+pub(crate) struct Saving {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Saving {
+    /// Begins to save what is new in `house`.
+    pub(crate) fn begin(house: &Arc<House>) -> std::io::Result<Self> {
+        // Not kept alive from here between two saves.
+        let house = Arc::downgrade(house);
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("save".to_owned()).spawn(move || {
+            for tick in 1_u32.. {
+                if stopped.recv_timeout(LOG_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+                let Some(house) = house.upgrade() else { return };
+                match tick % LOGS_PER_SAVE {
+                    0 => house.save_all(),
+                    _ => house.each(StreamSource::save_log),
+                }
             }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Saving {
+    /// Waits for a save under way, which may hold the engine's last handle: if the process ended first, libtorch would be taken
+    /// apart under the engine's thread.
+    fn drop(&mut self) {
+        self.stop.take();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that saves sessions panicked");
         }
-    })
+    }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

@@ -1,7 +1,7 @@
 //! One libFuzzer binary for all targets: `ACDIT_FUZZ_TARGET` says which. One link instead of eighteen.
 #![no_main]
 
-#[path = "../tests/fuzz/targets.rs"]
+#[path = "../tests/fuzz/targets/mod.rs"]
 mod targets;
 
 use std::sync::OnceLock;

@@ -7,29 +7,25 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/acdit-world
 seconds=${1:?seconds for each target}
 shift
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then mapfile -t targets < <(ls tests/fuzz/corpus); fi
 
-# What .cargo/config.toml says, which cargo-fuzz's own flags replace.
-LIBTORCH=$(sed --quiet 's/^LIBTORCH = "\(.*\)"/\1/p' .cargo/config.toml)
-export LIBTORCH RUSTFLAGS="-C link-arg=-Wl,-rpath,$LIBTORCH/lib"
-# Coverage is counted by options that stable Rust has but does not admit to.
-export RUSTC_BOOTSTRAP=1
 cp Cargo.lock fuzz/Cargo.lock # the versions that are shipped
-# No sanitizer: our own code is safe Rust, and libtorch and FFmpeg are not built with one.
-PATH=$CACHE/cargo-fuzz-0.13.1/bin:$PATH cargo fuzz build --release --sanitizer none target
+# Flags for some crates alone are not stable. A folder of its own, because the variable makes cargo compile all anew.
+RUSTC_BOOTSTRAP=1 cargo build --release --manifest-path fuzz/Cargo.toml --target-dir fuzz/target
 
 failed=()
 for target in "${targets[@]}"; do
     mkdir -p "fuzz/corpus/$target" "fuzz/artifacts/$target"
-    echo "== $target"
-    ACDIT_FUZZ_TARGET=$target nice -n 10 "fuzz/target/$(rustc --print host-tuple)/release/target" \
+    # No sanitizer: our code is safe Rust but for calls of libtorch and FFmpeg, which are not built with one.
+    ACDIT_FUZZ_TARGET=$target nice -n 10 "${FUZZ_TARGET:-fuzz/target/release/fuzz-target}" \
         "fuzz/corpus/$target" "tests/fuzz/corpus/$target" -artifact_prefix="fuzz/artifacts/$target/" \
-        -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 2>"fuzz/$target.log" ||
-        failed+=("$target")
-    grep --extended-regexp 'number_of_executed_units|average_exec|peak_rss|new_units_added|SUMMARY|panicked' "fuzz/$target.log" || true
+        -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+        >"fuzz/$target.log" 2>&1 || failed+=("$target")
+    stat() { sed --quiet "s/^stat::$1: *//p" "fuzz/$target.log"; }
+    echo "$target: $(stat number_of_executed_units) inputs in $seconds s, $(stat new_units_added) of them kept," \
+        "$(stat peak_rss_mb) MB at most"
 done
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}; see fuzz/TARGET.log and fuzz/artifacts"; exit 1; }

@@ -4,8 +4,7 @@
 #   tools/setup.sh build     system packages, libtorch, .cargo/config.toml           (the default)
 #   tools/setup.sh test      build, and Chromium, playwright-core, NVRTC, nginx with its rtmp module
 #   tools/setup.sh bench     build, and a Python with PyTorch for benches/pytorch_baseline.py
-#   tools/setup.sh fuzz      build, and cargo-fuzz
-#   tools/setup.sh conformance   Rust, and the Autobahn suite for Python 2.7
+#   tools/setup.sh conformance   build, and the Autobahn suite for Python 2.7
 #   tools/setup.sh audit     hash every file in the cache again, and mend what differs
 #
 # Exit 2: something is missing that only you can supply; the message says what to type.
@@ -15,7 +14,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly TORCH_VERSION=2.11.0 # tch =0.24.0 accepts no other
-readonly CARGO_FUZZ_VERSION=0.13.1
 readonly CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/acdit-world
 readonly NVRTC=$CACHE/nvrtc-13.0
 readonly BUILD_PACKAGES=(
@@ -28,8 +26,8 @@ die() { say "$@"; exit 2; }
 main() {
     local goal=${1:-build}
     case $goal in
-        build | test | bench | fuzz | conformance | audit) ;;
-        *) die "no goal '$goal': build, test, bench, fuzz, conformance or audit" ;;
+        build | test | bench | conformance | audit) ;;
+        *) die "no goal '$goal': build, test, bench, conformance or audit" ;;
     esac
     need_rust
     local packages=("${BUILD_PACKAGES[@]}")
@@ -46,7 +44,6 @@ main() {
     case $goal in
         test) prepare_tests ;;
         bench) prepare_benches ;;
-        fuzz) install_cargo_fuzz ;;
         conformance) install_autobahn ;;
         audit) [ ! -e "$NVRTC" ] || find_nvrtc ;;
     esac
@@ -277,17 +274,6 @@ prepare_benches() {
         --no-cache-dir --disable-pip-version-check --quiet </dev/null >&2 ||
         die "pip failed, for the reason above: run the same command again"
     cp tools/bench.txt "$venv/.installed.txt" # last, so that it stands for all of it
-}
-
-# ---- fuzzing ----
-
-# Beside cargo's own programs it would meet versions of others.
-install_cargo_fuzz() {
-    local folder=$CACHE/cargo-fuzz-$CARGO_FUZZ_VERSION
-    [ ! -x "$folder/bin/cargo-fuzz" ] || return 0
-    say "installing cargo-fuzz into $folder"
-    cargo install --locked --quiet cargo-fuzz --version "$CARGO_FUZZ_VERSION" --root "$folder" </dev/null >&2 ||
-        die "cargo install failed, for the reason above: run the same command again"
 }
 
 # ---- WebSocket conformance ----

@@ -59,6 +59,10 @@ impl Run {
             if hundred.len() == HUNDRED {
                 resident.push(stats::resident_memory().unwrap());
                 medians.push(acdit_runtime::bench::median(std::mem::take(&mut hundred)));
+                if medians.len().is_multiple_of(BEGINNING) {
+                    let (bytes, seconds) = (resident[resident.len() - 1], medians[medians.len() - 1]);
+                    println!("{} blocks: {bytes} bytes, {seconds:.4} s a block", medians.len() * HUNDRED);
+                }
             }
         }
         Self { resident, medians }

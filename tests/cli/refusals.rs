@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+use serde_json::{Value, json};
+
 use crate::harness::Folder;
 
 /// Runs `words`, which must be refused with a line that holds `needle`.
@@ -191,4 +193,46 @@ fn the_other_verbs_say_what_is_missing() {
         &["train-vae", "--dataset", "gravity", "--resolution", "60", "--out", "run"],
         "multiples of 8",
     );
+}
+
+#[test]
+fn files_that_ask_for_more_than_they_hold_are_refused() {
+    let folder = Folder::with_world();
+    let refuse = |name: &str, changes: &[(&str, Value)], needle: &str| {
+        let path = folder.path(name);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        let mut json: Value = serde_json::from_str(&whole).unwrap();
+        changes.iter().for_each(|(key, value)| json[key] = value.clone());
+        std::fs::write(&path, json.to_string()).unwrap();
+        let words = ["generate", "--weights", "world", "--frames", "4", "--out", "a.mp4"];
+        refused(&folder, &words, needle);
+        std::fs::write(&path, whole).unwrap();
+    };
+    let network = "world/transformer/config.json";
+    refuse(network, &[("hidden_size", json!(1 << 20))], "its config makes ");
+    refuse(network, &[("num_layers", json!(1 << 20))], "its config makes ");
+    let side = json!(1 << 20);
+    let sides = [("sample_height", side.clone()), ("sample_width", side)];
+    refuse(network, &sides, "expected at most 1048576");
+    refuse(network, &[("context_window", json!(1i64 << 40))], "context_window 1099511627776");
+    let wide = json!([4096, 4096, 4096, 4096]);
+    let widths = [("encoder_block_out_channels", wide.clone()), ("decoder_block_out_channels", wide)];
+    refuse("world/vae/config.json", &widths, "world/vae/config.json: makes at least ");
+}
+
+#[test]
+fn a_folder_of_sessions_that_is_damaged_is_named() {
+    let folder = Folder::with_world();
+    std::fs::create_dir_all(folder.path("state/some")).unwrap();
+    let serve = |needle: &str| {
+        refused(&folder, &["serve", "--weights", "world", "--port", "0", "--state", "state"], needle);
+    };
+    std::fs::write(folder.path("state/some/served.json"), "[").unwrap();
+    serve("session some: state/some/served.json: EOF");
+    let served = r#"{"private":false,"unattended":false,"weights":"other"}"#;
+    std::fs::write(folder.path("state/some/served.json"), served).unwrap();
+    serve("session some: state/some/served.json: made with other weights");
+    std::fs::remove_dir_all(folder.path("state")).unwrap();
+    std::fs::write(folder.path("state"), "").unwrap();
+    serve("--state state: File exists");
 }

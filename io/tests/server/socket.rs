@@ -8,9 +8,9 @@ use acdit_io::{
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async,
+    MaybeTlsStream, WebSocketStream, client_async, connect_async,
     tungstenite::{self, Message, client::IntoClientRequest, http::StatusCode},
 };
 
@@ -427,4 +427,28 @@ async fn one_viewer_too_many_is_told_to_retry_and_a_freed_seat_is_taken() {
     assert_eq!(response.headers()["retry-after"], "1");
     first.close().await.unwrap();
     while Client::connect(&served.url(), Kind::H264).await.is_err() {}
+}
+
+/// Linux would take megabytes on this machine: a stalled viewer would not be noticed for minutes.
+#[tokio::test]
+async fn the_kernel_keeps_little_for_a_viewer_that_stalls() {
+    let mut served = Served::start(ServerConfig::default()).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(served.address).await.unwrap();
+    let (mut unread, _) = client_async(served.url(), stream).await.unwrap();
+    let request = Request::Hello { version: VERSION.into(), kind: Kind::H264 };
+    let hello = serde_json::to_string(&ClientMessage { id: 1, request }).unwrap();
+    unread.send(Message::text(hello)).await.unwrap();
+    served.viewers(1, 0).await;
+    let mut frame = 0;
+    while served.hub.stats().dropped == 0 {
+        served.hub.publish(&packet_of(frame, frame == 0, 4096));
+        frame += 1;
+        // The server runs on this thread: it has taken what it can.
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(frame < 128, "{frame} packets of 4 KiB before the first was dropped");
 }
