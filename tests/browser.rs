@@ -6,9 +6,11 @@ use std::{path::Path, process::Command};
 fn ready() -> Option<&'static Path> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
-    for needed in
-        [Path::new(&chromium), &root.join("tests/browser/node_modules"), &root.join("weights/gravity")]
-    {
+    for needed in [
+        Path::new(&chromium),
+        &root.join("tests/browser/node_modules/axe-core"),
+        &root.join("weights/gravity"),
+    ] {
         if !needed.exists() {
             println!("skipped: {} is missing; `make test` sets up what can be set up", needed.display());
             return None;
@@ -44,7 +46,8 @@ fn the_page_does_everything_that_it_offers() {
     run(Command::new("node")
         .arg(root.join("tests/browser/page.mjs"))
         .args([&shots, &clip, &picture])
-        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}"]));
+        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}", "--recordings"])
+        .arg(folder.path().join("recordings")));
     println!("what it looked like: {}", shots.display());
 }
 
