@@ -12,8 +12,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
-    bench, check, completions, continuation, convert, encode, eval, generate, plot, serve, train, train_vae,
-    verify, watch,
+    bench, check, completions, continuation, convert, encode, eval, generate, plot, publish, serve, train,
+    train_vae, verify, watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -54,6 +54,8 @@ pub(crate) enum Verb {
     Watch(watch::Watch),
     /// Watch a stream many times over
     Loadtest(watch::Loadtest),
+    /// Push a stream to RTMP, SRT, RTSP, an HLS folder or a file
+    Publish(publish::Publish),
     /// Write a generated clip, or a picture, to a file
     Generate(generate::Generate),
     /// Write a clip's last frames and how the world goes on from them

@@ -20,6 +20,7 @@ mod generate;
 mod output;
 mod picture;
 mod plot;
+mod publish;
 mod recording;
 mod serve;
 mod sessions;
@@ -61,6 +62,7 @@ fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> 
         Verb::Serve(verb) => verb.run(output),
         Verb::Watch(verb) => verb.run(output),
         Verb::Loadtest(verb) => verb.run(output),
+        Verb::Publish(verb) => verb.run(output),
         Verb::Generate(verb) => verb.run(output),
         Verb::Continue(verb) => verb.run(output),
         Verb::Train(verb) => verb.run(output),

@@ -11,8 +11,10 @@ use clap::Args;
 
 use crate::film::{self, Wanted};
 use crate::output::Output;
+use crate::publish::{self, Publishers, Targets, Text};
 use crate::sessions::{self, House, State};
 use crate::signals::Ending;
+use crate::source::moments;
 use crate::uploads::{UploadArgs, Uploads};
 use crate::world::{Loaded, WorldArgs};
 
@@ -30,6 +32,7 @@ Examples:
   acdit-world serve                                  # the shipped world on http://127.0.0.1:8080
   acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
   acdit-world serve --state sessions                 # goes on where it was, even after a crash
+  acdit-world serve --publish rtmp://127.0.0.1/live/world --publish hls   # and to others' servers
   acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
 pub(crate) struct Serve {
     /// Loopback address to listen on
@@ -42,7 +45,7 @@ pub(crate) struct Serve {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Sessions at a time, the one on the page included; at most 16
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
+    #[arg(long, default_value_t = MAX_STREAMS as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
     max_sessions: u16,
     /// Sessions computed in one batch
     #[arg(long, default_value_t = MAX_BATCH as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
@@ -50,6 +53,10 @@ pub(crate) struct Serve {
     /// Keep sessions here: a server that starts with it goes on with all of them
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Push the main session here too: rtmp(s)://, srt://, rtsp://, a folder for HLS, or a .mp4, .mkv or .ts file; may be
+    /// given several times, or several separated by commas
+    #[arg(long, value_name = "URL|PATH", value_delimiter = ',', hide_default_value = true)]
+    publish: Vec<Text>,
     #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
@@ -61,6 +68,7 @@ impl Serve {
         let listener = self.listen()?;
         let max_sessions = self.max_sessions;
         let address = listener.local_addr()?;
+        let targets = Targets::parse(&self.publish)?;
         let loaded = self.world.load()?;
         let settings = self.world.sampling.settings(&loaded.world, self.seed);
         let (info, clip) = describe(&loaded, &settings)?;
@@ -69,6 +77,9 @@ impl Serve {
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
+        if !targets.is_empty() {
+            config.encoder.keyframe_interval = publish::keyframe_interval(config.encoder.frames_per_second);
+        }
         let uploads = Arc::new(Uploads::new(clip, self.uploads));
         let live = Mutex::default();
         let house = Arc::new(House { engine, config, info, uploads, state, live });
@@ -76,6 +87,13 @@ impl Serve {
         if house.state.is_some() {
             sessions::keep_saving(&house)?;
         }
+        let source = Arc::downgrade(&main.source);
+        let ask = move || {
+            if let Some(source) = source.upgrade() {
+                source.request_keyframe();
+            }
+        };
+        let publishers = Publishers::start(targets, &main.hub, &main.source.info(), ask)?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(SERVER_THREADS)
@@ -93,7 +111,11 @@ impl Serve {
             let saving = house.clone();
             let asked = async move {
                 ending.asked().await;
-                if tokio::task::spawn_blocking(move || saving.save_all()).await.is_err() {
+                let farewell = move || {
+                    saving.save_all();
+                    publishers.end();
+                };
+                if tokio::task::spawn_blocking(farewell).await.is_err() {
                     tracing::error!("the sessions could not be saved");
                 }
             };
@@ -131,6 +153,7 @@ fn describe(loaded: &Loaded, settings: &acdit_runtime::Settings) -> anyhow::Resu
             .collect(),
         frames_per_second: meta.fps,
         frame: acdit_io::Size { width: encoded.width, height: encoded.height },
+        input: acdit_io::Size { width: size.width, height: size.height },
         display: acdit_io::Size { width: encoded.width * factor, height: encoded.height * factor },
         frames_per_block: frames_per_block as u32,
         codec: String::new(),
@@ -141,6 +164,8 @@ fn describe(loaded: &Loaded, settings: &acdit_runtime::Settings) -> anyhow::Resu
                 WindowMode::Windowed => "windowed".to_owned(),
             },
         },
+        sampling: sessions::sampling(&settings.sampling),
+        reference: world.reference().map(moments),
     };
     let frames = settings.window * frames_per_block as usize;
     Ok((info, Wanted { size, frames_per_second: meta.fps, frames }))

@@ -246,7 +246,7 @@ impl Viewer {
     }
 }
 
-async fn connect(url: &str) -> anyhow::Result<Client> {
+pub(crate) async fn connect(url: &str) -> anyhow::Result<Client> {
     let connected = timeout(PATIENCE, Client::connect(url, Kind::H264)).await;
     let connected = connected.with_context(|| format!("{url}: no answer in {} s", PATIENCE.as_secs()))?;
     connected.with_context(|| url.to_owned())
@@ -259,6 +259,6 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }

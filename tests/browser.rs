@@ -1,9 +1,9 @@
-//! The shipped world in real Chromium, through the real binary: `tests/browser/page.mjs` says what is checked.
+//! The shipped world in real Chromium, through the real binary: `tests/browser/scenarios/` says what is checked.
 
 use std::{path::Path, process::Command};
 
 #[test]
-fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
+fn the_page_does_everything_that_it_offers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
     for needed in
@@ -16,28 +16,24 @@ fn the_page_plays_steers_rewinds_forks_continues_and_reconnects() {
     }
     let folder = tempfile::tempdir().unwrap();
     let clip = folder.path().join("clip.mp4");
-    let made = Command::new("ffmpeg")
-        .args([
-            "-v",
-            "error",
-            "-f",
-            "lavfi",
-            "-i",
-            "testsrc=size=160x120:rate=10:duration=3",
-            "-pix_fmt",
-            "yuv420p",
-        ])
-        .arg(&clip)
-        .status()
-        .unwrap();
-    assert!(made.success());
+    let picture = folder.path().join("picture.png");
+    film(&clip, &["-i", "testsrc=size=160x120:rate=10:duration=3", "-pix_fmt", "yuv420p"]);
+    film(&picture, &["-i", "testsrc=size=320x240:rate=1:duration=1", "-frames:v", "1"]);
 
+    let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
     let output = Command::new("node")
         .arg(root.join("tests/browser/page.mjs"))
-        .arg(&clip)
+        .args([&shots, &clip, &picture])
         .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}"])
         .output()
         .unwrap();
     print!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("what it looked like: {}", shots.display());
+}
+
+/// Makes a test picture or film with FFmpeg.
+fn film(path: &Path, options: &[&str]) {
+    let made = Command::new("ffmpeg").args(["-v", "error", "-f", "lavfi"]).args(options).arg(path).status();
+    assert!(made.unwrap().success());
 }

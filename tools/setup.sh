@@ -2,7 +2,7 @@
 # Makes a Debian machine ready for cargo. `make` runs it before every target; a second run touches no network.
 #
 #   tools/setup.sh build     system packages, libtorch, .cargo/config.toml           (the default)
-#   tools/setup.sh test      build, and Chromium, playwright-core, NVRTC
+#   tools/setup.sh test      build, and Chromium, playwright-core, NVRTC, nginx with its rtmp module
 #   tools/setup.sh bench     build, and a Python with PyTorch for benches/pytorch_baseline.py
 #   tools/setup.sh audit     hash every file in the cache again, and mend what differs
 #
@@ -208,7 +208,32 @@ test_packages() {
 
 prepare_tests() {
     if [ "$(uname -m)" = x86_64 ]; then find_nvrtc; fi
+    find_nginx
     install_node_modules tests/browser
+}
+
+# A server to publish to. Unpacked, not installed: Debian's package would start a web server on port 80.
+find_nginx() {
+    local folder=$CACHE/nginx-rtmp
+    ! whole "$folder" || return 0
+    command -v dpkg-deb >/dev/null || return 0 # no Debian: the test says that it skips
+    mkdir -p "$folder.part/debs" "$folder.part/tree"
+    say "downloading nginx libnginx-mod-rtmp"
+    download_debs "$folder.part/debs" nginx libnginx-mod-rtmp
+    local deb
+    for deb in "$folder.part/debs"/*.deb; do dpkg-deb --extract "$deb" "$folder.part/tree"; done
+    seal "$folder"
+}
+
+# apt checks what it fetches against the signed lists, which a fresh machine does not have yet.
+download_debs() {
+    local folder=$1 sudo=() again=
+    shift
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    until (cd "$folder" && apt-get download --quiet=2 -o APT::Sandbox::User=root "$@" </dev/null >&2); do
+        [ -z "$again" ] && "${sudo[@]}" apt-get update --quiet=2 </dev/null >&2 || die "apt failed. As root, type apt-get update"
+        again=yes
+    done
 }
 
 # The runtime looks for it in this place.

@@ -114,6 +114,14 @@ pub enum Error {
         /// What was expected, or what the system said.
         reason: String,
     },
+    /// A place to publish to that is none, or does not take the stream.
+    #[error("{target}: {reason}")]
+    Target {
+        /// The place, without what may be a secret.
+        target: String,
+        /// What was expected, or what happened.
+        reason: String,
+    },
     /// A VAE's weight file that cannot be read or does not fit its config.
     #[error(transparent)]
     Weights(#[from] acdit_model::Error),

@@ -1,5 +1,6 @@
 //! The same protocol from the viewer's end: what the tests and the `watch_client` example speak.
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -9,7 +10,9 @@ use tokio_tungstenite::{
 
 use crate::{
     Error,
-    protocol::{ClientMessage, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo},
+    protocol::{
+        ClientMessage, Inject, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo,
+    },
 };
 
 /// What the server sends after its hello.
@@ -70,6 +73,18 @@ impl Client {
         let id = self.next_id;
         self.next_id += 1;
         self.socket.send(Message::text(serde_json::to_string(&ClientMessage { id, request })?)).await?;
+        Ok(id)
+    }
+
+    /// Sends `count` frames of [`WorldInfo::input`]'s size, packed RGB, the oldest first, for the next block. Its answers
+    /// carry the returned id.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn inject(&mut self, count: u8, pixels: Bytes) -> Result<u64, Error> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.socket.send(Message::binary(Inject { id, count, pixels }.encode())).await?;
         Ok(id)
     }
 

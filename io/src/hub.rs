@@ -112,8 +112,8 @@ struct Entry {
 
 /// What a viewer does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
-    /// Send this binary message.
+pub enum Delivery {
+    /// Send this binary message, which [`Packet::decode`] reads.
     Packet(Bytes),
     /// Tell the viewer that so many packets are missing here.
     Gap(u64),
@@ -123,7 +123,7 @@ pub(crate) enum Delivery {
 
 /// One viewer's end. Dropping it gives the seat back.
 #[derive(Debug)]
-pub(crate) struct Viewer {
+pub struct Viewer {
     hub: Hub,
     kind: Kind,
     seat: Arc<Seat>,
@@ -193,7 +193,7 @@ impl Hub {
 
     /// Takes a seat. The stream starts at the newest keyframe if what followed it is still known, and if the kind was
     /// not left behind while nobody wanted it.
-    pub(crate) fn join(&self, kind: Kind) -> Viewer {
+    pub fn join(&self, kind: Kind) -> Viewer {
         let mut lanes = self.lanes();
         let newest = lanes.newest;
         let lane = lanes.lane(kind);
@@ -313,7 +313,7 @@ impl Queue {
 
 impl Viewer {
     /// Waits for the next thing to do. Cancel-safe: nothing is taken off the queue before it is returned.
-    pub(crate) async fn next(&mut self) -> Delivery {
+    pub async fn next(&mut self) -> Delivery {
         if let Some(message) = self.backlog.pop_front() {
             return Delivery::Packet(message);
         }

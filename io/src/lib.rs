@@ -18,10 +18,11 @@ mod upload;
 
 pub use client::{Client, Event};
 pub use error::Error;
-pub use hub::{Demand, Hub, HubStats};
+pub use hub::{Delivery, Demand, Hub, HubStats, Viewer};
 pub use protocol::{
-    ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
-    State, Timings, VERSION, WindowInfo, WorldInfo,
+    ClientMessage, FUTURES, Future, HEADER_LEN, Header, INJECT_HEADER, Inject, Kind, LabelInfo, MAX_INJECT,
+    MAX_PACKET, Moments, Packet, Recording, Request, Sampling, SamplingInfo, ServerMessage, Size, State,
+    Timings, VERSION, WindowInfo, WorldInfo,
 };
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;

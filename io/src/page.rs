@@ -7,29 +7,65 @@ use axum::{
     routing::get,
 };
 
-/// Path, content type and bytes of every file.
-const FILES: [(&str, &str, &str); 12] = [
-    ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
-    ("/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
-    ("/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
-    ("/app.mjs", "text/javascript; charset=utf-8", include_str!("../web/app.mjs")),
-    ("/connection.mjs", "text/javascript; charset=utf-8", include_str!("../web/connection.mjs")),
-    ("/controls.mjs", "text/javascript; charset=utf-8", include_str!("../web/controls.mjs")),
-    ("/player.mjs", "text/javascript; charset=utf-8", include_str!("../web/player.mjs")),
-    ("/playout.mjs", "text/javascript; charset=utf-8", include_str!("../web/playout.mjs")),
-    ("/protocol.mjs", "text/javascript; charset=utf-8", include_str!("../web/protocol.mjs")),
-    ("/rewind.mjs", "text/javascript; charset=utf-8", include_str!("../web/rewind.mjs")),
-    ("/sessions.mjs", "text/javascript; charset=utf-8", include_str!("../web/sessions.mjs")),
-    ("/timeline.mjs", "text/javascript; charset=utf-8", include_str!("../web/timeline.mjs")),
+/// Path and text of every file of `io/web/` that is named.
+macro_rules! embedded {
+    ($($name:literal),* $(,)?) => {
+        [$((concat!("/", $name), include_str!(concat!("../web/", $name)))),*]
+    };
+}
+
+/// All but `index.html`, which is `/`.
+const FILES: [(&str, &str); 31] = embedded![
+    "api.mjs",
+    "app.mjs",
+    "base.css",
+    "chart.mjs",
+    "charts.mjs",
+    "connection.mjs",
+    "dom.mjs",
+    "futures.css",
+    "futures.mjs",
+    "glass.mjs",
+    "history.mjs",
+    "icon.svg",
+    "inject.mjs",
+    "moments.mjs",
+    "panel.css",
+    "pixels.mjs",
+    "place.mjs",
+    "playback.mjs",
+    "player.mjs",
+    "playout.mjs",
+    "protocol.mjs",
+    "receipt.mjs",
+    "recordings.mjs",
+    "series.mjs",
+    "sessions.mjs",
+    "stage.css",
+    "status.mjs",
+    "steer.mjs",
+    "stream.mjs",
+    "thumbnails.mjs",
+    "timeline.mjs",
 ];
 
-/// One route per file.
+/// One route per file, and one for the page itself.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    FILES.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
-        router.route(path, get(async move || file(content_type, body)))
+    let page = ("/", include_str!("../web/index.html"));
+    FILES.into_iter().chain([page]).fold(Router::new(), |router, (path, text)| {
+        router.route(path, get(async move || file(content_type(path), text)))
     })
 }
 
-fn file(content_type: &'static str, body: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit_once('.') {
+        Some((_, "css")) => "text/css; charset=utf-8",
+        Some((_, "mjs")) => "text/javascript; charset=utf-8",
+        Some((_, "svg")) => "image/svg+xml",
+        _ => "text/html; charset=utf-8",
+    }
+}
+
+fn file(content_type: &'static str, text: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }

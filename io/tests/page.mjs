@@ -2,8 +2,11 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { parseMessage, parsePacket, request } from "../web/protocol.mjs";
+import { History } from "../web/history.mjs";
+import { cover, toRgb } from "../web/pixels.mjs";
 import { Playout } from "../web/playout.mjs";
+import { injection, parseMessage, parsePacket, request } from "../web/protocol.mjs";
+import { Series, drift, points } from "../web/series.mjs";
 
 const recorded = JSON.parse(readFileSync(new URL("fixtures/messages.json", import.meta.url), "utf8"));
 
@@ -26,6 +29,11 @@ for (const message of recorded.server) {
 }
 for (const { id, type, ...fields } of recorded.client) {
   assert.deepEqual(JSON.parse(request(id, type, fields)), { id, type, ...fields });
+}
+for (const { name, hex, id, count, pixels } of recorded.injects.filter(({ count }) => count <= 4)) {
+  const all = new Uint8Array(bytes(pixels));
+  const frames = Array.from({ length: count }, (_, at) => all.slice((at * all.length) / count, ((at + 1) * all.length) / count));
+  assert.deepEqual(new Uint8Array(injection(id, frames)), new Uint8Array(bytes(hex)), name);
 }
 for (const text of ["{", "null", "1", "[]", '{"id":1}']) {
   assert.throws(() => parseMessage(text), text);
@@ -77,4 +85,77 @@ const BLOCK = 4 * FRAME;
   playout.schedule(90_000, 0);
   playout.reset();
   assert.equal(playout.schedule(0, 5000), 5000);
+}
+
+const frame = (generation, block, more = {}) => ({ generation, block, label: 1, injected: false, generated: true, ...more });
+
+// The timeline knows of each block what it was made with, and that a frame came from outside as soon as one did.
+{
+  const past = new History();
+  assert.ok(past.note(frame(0, 5, { injected: true })));
+  assert.ok(!past.note(frame(0, 5)), "nothing new");
+  past.note(frame(0, 6, { label: 3 }));
+  assert.deepEqual(past.block(5), { label: 1, real: true, generated: true });
+  assert.deepEqual(past.block(6), { label: 3, real: false, generated: true });
+  assert.equal(past.block(7), undefined);
+  assert.equal(past.newest, 6);
+}
+
+// Going back forgets what came later, and says where.
+{
+  const past = new History();
+  for (let block = 0; block < 9; block++) past.note(frame(0, block));
+  past.mark(4, "fork");
+  past.mark(8, "fork");
+  past.note(frame(1, 6));
+  assert.equal(past.newest, 6);
+  assert.equal(past.block(7), undefined);
+  assert.deepEqual([4, 6, 8].map((block) => past.marks(block)), [["fork"], ["rewind"], []]);
+  assert.ok(!past.note(frame(0, 9)), "a frame from before counts no more");
+  past.note(frame(2, 0));
+  assert.deepEqual([past.newest, past.marks(0), past.marks(4)], [0, [], []], "a restart is a new past");
+}
+
+// Another session that shares the past up to a block.
+{
+  const past = new History();
+  for (let block = 0; block < 9; block++) past.note(frame(3, block));
+  past.branch(6);
+  assert.equal(past.newest, 5);
+  past.note(frame(0, 6, { label: 2 }));
+  assert.deepEqual([past.block(5).label, past.block(6).label, past.marks(6)], [1, 2, ["futures"]]);
+}
+
+// The seam of a clip is where generated blocks follow those that were not.
+{
+  const past = new History();
+  past.note(frame(0, 0, { injected: true, generated: false }));
+  past.note(frame(0, 1, { injected: true, generated: false }));
+  past.note(frame(0, 2, { injected: true }));
+  past.note(frame(0, 3));
+  assert.deepEqual([0, 1, 2, 3].map((block) => past.seam(block)), [false, false, true, false]);
+}
+
+// Only so much is kept.
+{
+  const past = new History();
+  for (let block = 0; block < 2000; block++) past.note(frame(0, block));
+  assert.equal(past.block(100), undefined);
+  assert.ok(past.block(1500));
+}
+
+// Frames to inject: the middle of a picture, without its alpha.
+assert.deepEqual(cover({ width: 320, height: 240 }, { width: 64, height: 64 }), [40, 0, 240, 240]);
+assert.deepEqual(cover({ width: 100, height: 300 }, { width: 50, height: 25 }), [0, 125, 100, 50]);
+assert.deepEqual(toRgb(new Uint8ClampedArray([1, 2, 3, 255, 4, 5, 6, 0])), new Uint8Array([1, 2, 3, 4, 5, 6]));
+
+// Figures.
+{
+  const series = new Series(4);
+  assert.equal(series.quantile(0.5), undefined);
+  for (const value of [9, 4, 1, 3, 2]) series.push(value);
+  assert.deepEqual([series.values, series.last, series.quantile(0.5), series.quantile(0.99)], [[4, 1, 3, 2], 2, 2, 4]);
+  assert.equal(points([0, 5, 20], 3, [0, 10], 100, 50), "0.0,50.0 50.0,25.0 100.0,0.0");
+  assert.equal(points([5], 3, [0, 10], 100, 50), "100.0,25.0");
+  assert.deepEqual(drift({ mean: 0.5, deviation: 1.5 }, { mean: 0.25, deviation: 2 }), { mean: 0.125, spread: -0.25 });
 }

@@ -1,191 +1,233 @@
-// Wires connection, player, controls, timeline and sessions, and says in which state the page is.
+// Wires the stream to everything that shows it or asks for something, and decides in which state the page is.
 
-import { Connection } from "/connection.mjs";
-import { Controls } from "/controls.mjs";
-import { Player, bestKind } from "/player.mjs";
-import { Rewind } from "/rewind.mjs";
-import { SessionList, isMain, obstacle, openSession, pageOf, session, socketPath } from "/sessions.mjs";
-import { Timeline, labelColour } from "/timeline.mjs";
+import { beginSession } from "/api.mjs";
+import { Charts } from "/charts.mjs";
+import { element, labelColour, write } from "/dom.mjs";
+import { Futures } from "/futures.mjs";
+import { Glass } from "/glass.mjs";
+import { History } from "/history.mjs";
+import { Inject } from "/inject.mjs";
+import { Moments } from "/moments.mjs";
+import { MAIN, NEW, go, here, lead, onPlace, socketOf } from "/place.mjs";
+import { Playback, Sampling } from "/playback.mjs";
+import { Receipt } from "/receipt.mjs";
+import { Recordings } from "/recordings.mjs";
+import { SessionList, obstacle, openTab } from "/sessions.mjs";
+import { Pulse, Status } from "/status.mjs";
+import { Steer } from "/steer.mjs";
+import { Stream } from "/stream.mjs";
+import { Timeline } from "/timeline.mjs";
 
-const element = (id) => document.getElementById(id);
-
-const STATES = {
-  connecting: { title: "Connecting", text: "Looking for the stream" },
-  live: { title: "Live" },
-  paused: { title: "Paused" },
-  slow: { title: "Slow" },
-  lost: { title: "Reconnecting", text: "The server does not answer" },
-  refused: { title: "Refused" },
-  gone: { title: "No such session", text: `There is no session ${session}: it was deleted, or the server began anew without it` },
-  taken: { title: "Private session", text: "Its viewer is here already; this page joins when it has left" },
-};
-/** A picture later than so many blocks means that something is slow. */
-const LATE_BLOCKS = 3;
-/** How long after the last gap, late block or stall the page still says so, in milliseconds. */
-const SLOW_LINGERS = 3000;
+/** How often figures are written, in milliseconds. */
+const FIGURES_EVERY = 500;
 
 /** What tests and curious people can read. */
-const stats = { state: "connecting", next: null, drawn: 0, dropped: 0, connects: 0, kind: null, header: null };
+const stats = { session: null, next: null, drawn: 0, dropped: 0, header: null };
 globalThis.__acdit = stats;
+Object.defineProperties(stats, {
+  state: { get: () => status.state, enumerable: true },
+  kind: { get: () => stream.kind, enumerable: true },
+  connects: { get: () => stream.connects, enumerable: true },
+});
 
 const forced = new URLSearchParams(location.search).get("kind");
-let info = null;
-let player = null;
-let paused = false;
-let underruns = Infinity;
-let roundTrip = 0;
-let lastDrawn = 0;
-let slowUntil = 0;
-let decodeErrors = 0;
+const canvas = element("stream");
+const status = new Status();
+const pulse = new Pulse();
+const past = new History();
+const receipt = new Receipt(element("answer"));
+/** Ends this page's place in the line for a session of its own. */
+let leaving = new AbortController();
+/** The block up to which the next session has the past of this one; null: it has a past of its own. */
+let branch = null;
 
-const timeline = new Timeline(element("timeline"), element("timeline-text"));
-const controls = new Controls((...request) => connection.send(...request), { clips: isMain });
-const rewind = new Rewind({
-  rewind: (block) => controls.ask("rewind", `Rewind to block ${block}`, { block }),
-  fork: (block) => controls.ask("fork", `Fork at block ${block}`, { block }, { applied: openSession }),
-});
-const sessions = new SessionList();
-const scheme = location.protocol === "https:" ? "wss" : "ws";
-const connection = new Connection(`${scheme}://${location.host}${socketPath}`, {
+const stream = new Stream(canvas, {
   connecting: () => {
-    if (stats.state === "taken") return;
-    if (stats.connects) setState("lost", "Trying now");
-    else setState("connecting");
+    if (status.state === "taken") return;
+    if (stream.connects) status.set("lost", "Trying now");
+    else status.set("connecting");
   },
   hello,
-  packet: (packet) => player?.push(packet),
+  drawn,
+  passed: (header) => past.note(header),
   state: follow,
   gap: ({ dropped }) => {
     stats.dropped += dropped;
-    slowUntil = performance.now() + SLOW_LINGERS;
+    pulse.stumbled();
   },
-  roundTrip: (milliseconds) => (roundTrip = milliseconds),
   lost: ({ retryIn }) => {
-    stop();
-    if (stats.state !== "taken") setState("lost", `Next attempt in ${(retryIn / 1000).toFixed(1)} s`);
+    enable(false);
+    if (status.state !== "taken") status.set("lost", `Next attempt in ${(retryIn / 1000).toFixed(1)} s`);
     explain();
   },
   refused: (reason) => {
-    stop();
-    setState("refused", reason);
+    enable(false);
+    status.set("refused", reason);
   },
+}, forced);
+
+/** Sends a request and tells how it goes. `settled(done)` and `applied(message)` may add to that. */
+function ask(type, what, fields = {}, { settled, applied, visible } = {}) {
+  const answers = receipt.follow(what, { visible, applied: () => settled?.(true), refused: () => settled?.(false) });
+  stream.send(type, fields, {
+    ...answers,
+    applied: (message) => {
+      answers.applied(message);
+      applied?.(message);
+    },
+  });
+}
+const plainly = (type, what, fields, settled) => ask(type, what, fields, { settled });
+
+function rewind(block) {
+  timeline.choose(null);
+  ask("rewind", `Rewind to block ${block}`, { block });
+}
+
+function fork(block) {
+  ask("fork", `Fork at block ${block}`, { block }, {
+    applied: ({ block, session }) => {
+      timeline.mark(block, "fork");
+      openTab(session, element("answer"));
+      sessions.refresh();
+    },
+  });
+}
+
+const playback = new Playback(plainly);
+const sampling = new Sampling(plainly);
+const moments = new Moments({ rewind, fork, futures: (block) => futures.show(block) });
+const timeline = new Timeline(past, { rewind, choose: (block) => moments.choose(block) });
+const steer = new Steer({
+  ask: (name, index, settled) => ask("label", name, { index }, { settled, visible: true }),
+  keys: { " ": () => playback.toggle(), ".": () => playback.step(), Backspace: () => moments.back() },
+});
+const inject = new Inject((frames, answers) => stream.inject(frames, answers));
+const recordings = new Recordings(plainly);
+const charts = new Charts();
+const glass = new Glass();
+const sessions = new SessionList();
+const futures = new Futures({
+  send: (...request) => stream.send(...request),
+  begun: (block) => timeline.mark(block, "futures"),
+  goOn: (session, block) => {
+    branch = block;
+    go(session);
+  },
+  kind: forced,
 });
 
-async function hello(message) {
-  info = message.info;
-  const kind = forced ?? (decodeErrors > 1 ? "jpeg" : await bestKind(info.codec));
-  stats.kind = kind;
-  stats.connects++;
-  player?.close();
-  player = new Player(element("stream"), info, kind, { onDraw: drawn, onError: decodeFailed });
-  timeline.reset(info.labels);
-  controls.reset(info, message.upload_bytes);
-  sessions.reset(info);
+/** Everything that is usable only while connected, and everything that follows the server's state. */
+const usable = [steer, playback, sampling, moments, timeline, inject, recordings];
+const followers = [steer, playback, sampling, moments, timeline, inject, recordings, charts, glass, futures, pulse];
+
+function hello({ info, state, upload_bytes }, kind) {
+  if (branch !== null) timeline.branch(branch);
+  const again = stream.connects > 1 || branch !== null;
+  branch = null;
+  for (const part of [steer, sampling, futures, recordings, charts, sessions, pulse]) part.reset(info);
+  timeline.reset(info, again);
+  inject.reset(info, upload_bytes);
   enable(true);
-  element("world").textContent = info.world;
-  element("codec").textContent = kind === "h264" ? info.codec : "JPEG";
-  element("stage").style.aspectRatio = `${info.display.width} / ${info.display.height}`;
+  write("world", info.world);
+  write("codec", kind === "h264" ? info.codec : "JPEG");
+  document.body.style.setProperty("--aspect", info.display.width / info.display.height);
   const { width, height } = info.frame;
   const about = [`${width} × ${height}`, `${info.frames_per_block} frames a block`, `${info.frames_per_second} frames/s`];
   if (info.window.blocks) about.push(`${info.window.blocks} blocks of memory`);
-  element("about").textContent = [...about, `weights ${info.weights}`].join(" · ");
-  setState("connecting", "Waiting for the first picture");
-  lastDrawn = 0;
-  underruns = Infinity;
-  follow(message.state);
-  return kind;
+  write("about", [...about, `weights ${info.weights}`].join(" · "));
+  status.set("connecting", "Waiting for the first picture");
+  follow(state);
 }
 
 function follow(state) {
-  if (paused && !state.paused) lastDrawn &&= performance.now();
-  if (state.underruns > underruns) slowUntil = performance.now() + SLOW_LINGERS;
-  underruns = state.underruns;
-  paused = state.paused;
   stats.next = state.block;
-  controls.follow(state);
-  rewind.follow(state);
+  if (state.paused) charts.paused();
+  for (const part of followers) part.follow(state);
   settle();
 }
 
 function drawn(header) {
   stats.drawn++;
   stats.header = header;
-  lastDrawn = performance.now();
-  decodeErrors = 0;
-  const name = info.labels[header.label]?.name ?? `label ${header.label}`;
-  element("label").textContent = header.injected ? "from the clip" : name;
+  const real = header.injected && !header.generated;
+  write("label", real ? "real frames" : (stream.info.labels[header.label]?.name ?? `label ${header.label}`));
   element("showing").style.setProperty("--colour", labelColour(header.label));
-  element("block").textContent = header.block;
-  timeline.show(header);
-  controls.shown(header);
+  element("showing").classList.toggle("real", header.injected);
+  write("block", header.block);
+  pulse.drawn();
+  timeline.shown(header, canvas);
+  charts.shown(header);
+  receipt.shown(header);
+  inject.shown(header);
   settle();
 }
 
-/** A new connection starts at a keyframe; one that fails again is tried with JPEG. */
-function decodeFailed(error) {
-  console.warn("decoding:", error.message);
-  decodeErrors++;
-  connection.reconnect();
-}
-
-function stop() {
-  player?.close();
-  player = null;
-  enable(false);
-}
-
 function enable(ready) {
-  controls.enable(ready);
-  rewind.enable(ready);
+  for (const part of usable) part.enable(ready);
 }
 
 /** Says why a connection ended or never began, where the server still tells. A private session may become free. */
 async function explain() {
-  const why = await obstacle();
-  if (player) return;
-  if (why === "gone") connection.close();
-  if (why) setState(why);
-  else if (stats.state === "taken") setState("lost");
+  const session = here();
+  const why = await obstacle(session);
+  if (stream.playing || session !== here()) return;
+  if (why === "gone") stream.close();
+  if (why) status.set(why);
+  else if (status.state === "taken") status.set("lost");
 }
 
 /** Chooses between the states of a connection that works. */
 function settle() {
-  if (!player || !lastDrawn) return;
-  const block = (1000 * info.frames_per_block) / info.frames_per_second;
-  const now = performance.now();
-  if (!paused && !document.hidden && now - lastDrawn > LATE_BLOCKS * block) slowUntil = now + SLOW_LINGERS;
-  setState(paused ? "paused" : now < slowUntil ? "slow" : "live");
+  const state = stream.playing ? pulse.state : null;
+  if (state) status.set(state);
 }
 
-function setState(state, text = STATES[state].text ?? "") {
-  const { title } = STATES[state];
-  const playing = state === "live" || state === "slow" || state === "paused";
-  stats.state = state;
-  document.body.dataset.state = state;
-  write("status-text", title);
-  write("veil-title", title);
-  write("veil-text", text);
-  element("veil").hidden = playing;
-  element("retry").hidden = !["lost", "refused", "gone", "taken"].includes(state);
-  element("to-main").hidden = state !== "gone" && state !== "taken";
-  if (playing) element("showing").hidden = element("numbers").hidden = false;
+/** Shows the session of the address. */
+async function arrive(session) {
+  stats.session = session;
+  leaving.abort();
+  stream.close();
+  enable(false);
+  futures.close();
+  timeline.choose(null);
+  write("which", session === MAIN ? "" : session);
+  element("which").hidden = session === MAIN || session === NEW;
+  element("showing").hidden = element("numbers").hidden = true;
+  canvas.getContext("2d", { alpha: false }).clearRect(0, 0, canvas.width, canvas.height);
+  receipt.say("Use the buttons or their keys");
+  if (session === NEW) return beginOwn();
+  status.set("connecting");
+  stream.open(socketOf(session));
 }
 
-/** Live regions speak whenever they are written, so write only what is new. */
-function write(id, text) {
-  if (element(id).textContent !== text) element(id).textContent = text;
+/** A private session for this page, as soon as there is a place. */
+async function beginOwn() {
+  leaving = new AbortController();
+  const { signal } = leaving;
+  status.set("connecting", "Asking for a session of your own");
+  const onQueue = (place) => status.set("queued", undefined, `In line, place ${place}`);
+  try {
+    const session = await beginSession({ private: true, ephemeral: true }, { onPlace: onQueue, signal });
+    go(session, { replace: true });
+  } catch (error) {
+    if (!signal.aborted) status.set("refused", error.message);
+  }
 }
 
-element("which").textContent = session;
-element("which").hidden = isMain;
-element("to-main").href = pageOf("main");
-element("retry").onclick = () => connection.connect();
+lead(element("to-main"), MAIN);
+element("retry").onclick = () => (here() === NEW ? arrive(NEW) : stream.retry());
+element("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : element("stage").requestFullscreen());
+element("full").hidden = !document.fullscreenEnabled;
 setInterval(() => {
   settle();
-  if (!player) return;
-  const { rate, delay } = player.numbers;
-  write("fps", rate.toFixed(1));
-  write("latency", `${Math.round(delay + roundTrip / 2)} ms`);
-}, 500);
+  const { numbers } = stream;
+  if (!numbers) return;
+  write("fps", numbers.rate.toFixed(1));
+  write("latency", `${Math.round(numbers.decode + numbers.wait + numbers.roundTrip / 2)} ms`);
+  charts.render();
+  glass.render(numbers);
+}, FIGURES_EVERY);
 
-connection.connect();
+onPlace(arrive);
+arrive(here());

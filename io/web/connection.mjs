@@ -1,6 +1,6 @@
 // One WebSocket that comes back: hello, numbered requests with their two answers, and reconnecting with back-off.
 
-import { VERSION, parseMessage, parsePacket, request } from "/protocol.mjs";
+import { VERSION, injection, parseMessage, parsePacket, request } from "/protocol.mjs";
 
 /** Waits before each attempt, in milliseconds; the last repeats. Jitter keeps many pages from coming at once. */
 const BACK_OFF = [250, 500, 1000, 2000];
@@ -45,6 +45,12 @@ export class Connection {
     socket.onclose = current((event) => this.#closed(event));
   }
 
+  /** Another session's address, from the next `connect()` on. */
+  set url(url) {
+    this.#url = url;
+    this.#attempt = 0;
+  }
+
   /** Starts over after the first wait: what came could not be used. */
   reconnect() {
     this.#closed({ code: 1006 });
@@ -56,15 +62,25 @@ export class Connection {
     this.#drop();
   }
 
-  /** Sends a request. `answers` may have `received()`, `applied(block, session)`, the latter of a fork, and `refused({ code, message })`. */
+  /** Sends a request. `answers` may have `received()`, `applied(message)` and `refused({ code, message })`. */
   send(type, fields = {}, answers = {}) {
+    const last = type === "ping" || type === "hello";
+    this.#send((id) => request(id, type, fields), answers, last);
+  }
+
+  /** Sends frames to inject, as RGB24 pictures. They are answered like any request. */
+  inject(frames, answers = {}) {
+    this.#send((id) => injection(id, frames), answers);
+  }
+
+  #send(message, answers, last = false) {
     if (this.#socket?.readyState !== WebSocket.OPEN) {
       answers.refused?.({ code: "offline", message: "not connected" });
       return;
     }
     const id = this.#nextId++;
-    this.#open.set(id, { ...answers, sent: performance.now(), last: type === "ping" || type === "hello" });
-    this.#socket.send(request(id, type, fields));
+    this.#open.set(id, { ...answers, sent: performance.now(), last });
+    this.#socket.send(message(id));
   }
 
   #receive(data) {
@@ -90,7 +106,7 @@ export class Connection {
         return;
       case "applied":
         this.#open.delete(id);
-        return open?.applied?.(message.block, message.session);
+        return open?.applied?.(message);
       case "refused":
         this.#open.delete(id);
         return open?.refused?.(message);

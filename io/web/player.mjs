@@ -32,18 +32,21 @@ export class Player {
   #newest = -1;
   #drawn = [];
   #onDraw;
+  #onPass;
 
   /**
-   * `onDraw(header)` after each picture; `onError(error)` when decoding cannot go on: a new connection starts at a
+   * `onDraw(header)` after each picture, with when it `arrived`, was `decoded` and `drawn`; `onPass(header)` for one that
+   * was due but had a newer one to give way to; `onError(error)` when decoding cannot go on: a new connection starts at a
    * keyframe.
    */
-  constructor(canvas, info, kind, { onDraw, onError }) {
+  constructor(canvas, info, kind, { onDraw, onPass, onError }) {
     canvas.width = info.display.width;
     canvas.height = info.display.height;
     this.#context = canvas.getContext("2d", { alpha: false });
     this.#context.imageSmoothingQuality = "high";
     this.#playout = new Playout((1000 * info.frames_per_block) / info.frames_per_second);
     this.#onDraw = onDraw;
+    this.#onPass = onPass;
     const onPicture = (picture, header) => this.#enqueue(picture, header);
     this.#decoder = kind === "h264" ? new H264(info.codec, onPicture, onError) : new Jpeg(onPicture, onError);
     this.#tick();
@@ -60,13 +63,17 @@ export class Player {
     this.#decoder.decode(payload, { ...header, arrived: performance.now() });
   }
 
-  /** Frames drawn per second, and mean milliseconds from a frame's arrival to its drawing. */
+  /** Frames drawn per second, and mean milliseconds from arrival to a picture and from there to the screen. */
   get numbers() {
     const since = performance.now() - 1000 * RATE_SPAN;
-    this.#drawn = this.#drawn.filter(({ at }) => at > since);
+    this.#drawn = this.#drawn.filter(({ drawn }) => drawn > since);
     const count = this.#drawn.length;
-    const delay = this.#drawn.reduce((sum, { delay }) => sum + delay, 0) / Math.max(count, 1);
-    return { rate: count / RATE_SPAN, delay };
+    const mean = (of) => this.#drawn.reduce((sum, header) => sum + of(header), 0) / Math.max(count, 1);
+    return {
+      rate: count / RATE_SPAN,
+      decode: mean(({ arrived, decoded }) => decoded - arrived),
+      wait: mean(({ decoded, drawn }) => drawn - decoded),
+    };
   }
 
   close() {
@@ -81,7 +88,7 @@ export class Player {
     const again = header.frame <= this.#newest;
     const due = again ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
     this.#newest = Math.max(this.#newest, header.frame);
-    this.#queue.push({ picture, header, due });
+    this.#queue.push({ picture, header: { ...header, decoded: performance.now() }, due });
     if (this.#queue.length > QUEUE) this.#queue.shift().picture.close();
     // A hidden page gets no animation frames: keep the newest picture current and hold nothing.
     if (document.hidden) this.#draw(Infinity);
@@ -96,16 +103,19 @@ export class Player {
   #draw(until) {
     let newest;
     while (this.#queue.length && this.#queue[0].due <= until) {
-      newest?.picture.close();
+      if (newest) {
+        newest.picture.close();
+        this.#onPass(newest.header);
+      }
       newest = this.#queue.shift();
     }
     if (!newest) return;
-    const { picture, header } = newest;
+    const { picture } = newest;
     const { width, height } = this.#context.canvas;
     this.#context.drawImage(picture, 0, 0, width, height);
     picture.close();
-    const at = performance.now();
-    this.#drawn.push({ at, delay: at - header.arrived });
+    const header = { ...newest.header, drawn: performance.now() };
+    this.#drawn.push(header);
     this.#onDraw(header);
   }
 

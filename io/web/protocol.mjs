@@ -36,6 +36,26 @@ export function parsePacket(buffer) {
   };
 }
 
+const INJECTION = 16;
+const INJECTION_HEADER = 16;
+
+/** Frames to inject as a binary message: equally long RGB24 pictures (Uint8Array), oldest first. */
+export function injection(id, frames) {
+  const length = frames.reduce((sum, frame) => sum + frame.length, INJECTION_HEADER);
+  const message = new Uint8Array(length);
+  const view = new DataView(message.buffer);
+  view.setUint8(0, VERSION);
+  view.setUint8(1, INJECTION);
+  view.setUint8(2, frames.length);
+  view.setBigUint64(8, BigInt(id), true);
+  let at = INJECTION_HEADER;
+  for (const frame of frames) {
+    message.set(frame, at);
+    at += frame.length;
+  }
+  return message.buffer;
+}
+
 /** A request as text. `fields` are those of its type. */
 export function request(id, type, fields = {}) {
   return JSON.stringify({ type, id, ...fields });

@@ -1,139 +1,137 @@
-// Which session this page shows, and the list of all of them: look, begin one, end one.
+// The list of sessions: look at one, begin one (waiting in line if need be), end one.
 
-const MAIN = "main";
-const PATH = "/api/sessions";
+import { Refused, beginSession, call, endSession, listSessions, sessionPath } from "/api.mjs";
+import { count, element, labelColour, make, write } from "/dom.mjs";
+import { MAIN, go, here, lead, onPlace, pageOf } from "/place.mjs";
+import { Receipt } from "/receipt.mjs";
 
-const element = (id) => document.getElementById(id);
-
-/** The session of this page: `?session=ID`, else the main one. */
-export const session = new URLSearchParams(location.search).get("session") || MAIN;
-export const isMain = session === MAIN;
-export const socketPath = isMain ? "/ws" : `/ws/${encodeURIComponent(session)}`;
-
-/** The address of the page that shows a session, as this one is shown. */
-export function pageOf(id) {
-  const url = new URL(location);
-  if (id === MAIN) url.searchParams.delete("session");
-  else url.searchParams.set("session", id);
-  return url.href;
-}
+const EVERY = 3000;
 
 /** Opens a session in a new tab, and leaves a link to it in case the browser does not allow that. */
-export function openSession(id, answer) {
-  const link = document.createElement("a");
-  Object.assign(link, { href: pageOf(id), target: "_blank", textContent: `open ${id}` });
+export function openTab(id, answer) {
+  const link = make("a", { href: pageOf(id), target: "_blank" }, `open ${id}`);
   answer.append(" · ", link);
   window.open(link.href, "_blank");
 }
 
-/** Why this page's session cannot be watched, which a refused WebSocket does not tell: "gone", "taken" or null. */
-export async function obstacle() {
-  if (isMain) return null;
+/** Why a session cannot be watched, which a refused WebSocket does not tell: "gone", "taken" or null. */
+export async function obstacle(id) {
+  if (id === MAIN) return null;
   try {
-    const response = await fetch(`${PATH}/${encodeURIComponent(session)}`);
-    if (response.status === 404) return "gone";
-    const { private: alone, viewers } = await response.json();
+    const { private: alone, viewers } = await call("GET", sessionPath(id));
     return alone && viewers > 0 ? "taken" : null;
-  } catch {
-    return null;
+  } catch (error) {
+    return error instanceof Refused && error.code === "no_session" ? "gone" : null;
   }
-}
-
-/** Sends a request and returns what the answer holds; what was refused is an error in words. */
-async function call(method, path, body) {
-  const request = { method, body: body && JSON.stringify(body) };
-  const response = await fetch(path, request).catch(() => {
-    throw new Error("the server does not answer");
-  });
-  if (response.status === 204) return null;
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
 }
 
 export class SessionList {
   #labels = [];
+  #receipt = new Receipt(element("sessions-answer"));
+  #waiting = null;
+  /** A server that does not answer is not asked again before it says hello. */
+  #reachable = true;
 
   constructor() {
-    element("session").textContent = session;
-    element("sessions").ontoggle = () => element("sessions").open && this.refresh();
-    element("refresh").onclick = () => this.refresh();
     element("begin").onsubmit = (event) => {
       event.preventDefault();
       this.#begin();
     };
+    element("leave-line").onclick = () => this.#waiting?.abort();
+    onPlace(() => this.refresh());
+    setInterval(() => this.#reachable && !document.hidden && this.refresh(), EVERY);
   }
 
   /** Offers the world's labels to begin with. */
   reset({ labels }) {
-    this.#labels = labels;
     const options = labels.map(({ name }, index) => new Option(name, index));
-    element("begin-label").replaceChildren(new Option("any", ""), ...options);
+    if (JSON.stringify(labels) !== JSON.stringify(this.#labels)) {
+      element("begin-label").replaceChildren(new Option("any", ""), ...options);
+    }
+    this.#labels = labels;
+    this.refresh();
   }
 
   async refresh() {
+    const list = element("session-list");
     try {
-      const listed = await call("GET", PATH);
-      element("session-list").replaceChildren(...listed.map((one) => this.#row(one)));
-      this.#say(listed.length === 1 ? "One session" : `${listed.length} sessions`);
-    } catch (error) {
-      this.#say(error.message, "refused");
+      const listed = await listSessions();
+      this.#reachable = true;
+      const rows = new Map([...list.children].map((row) => [row.dataset.session, row]));
+      const next = listed.map((one) => this.#fill(rows.get(one.session) ?? this.#row(one.session), one));
+      // Rows that stay are not touched: somebody may be on one with the keyboard.
+      if (next.length !== list.children.length || next.some((row, at) => row !== list.children[at])) list.replaceChildren(...next);
+      write("session-count", count(listed.length, "session"));
+    } catch {
+      this.#reachable = false;
+      write("session-count", "");
     }
   }
 
-  #row({ session: id, private: alone, unattended, viewers, state }) {
-    const row = document.createElement("li");
-    const link = document.createElement("a");
-    Object.assign(link, { href: pageOf(id), textContent: id });
-    if (id === session) link.setAttribute("aria-current", "page");
-    const about = document.createElement("span");
-    const words = [`block ${state.block}`, viewers === 1 ? "1 viewer" : `${viewers} viewers`];
-    const label = this.#labels[state.label]?.name;
-    if (label) words.splice(1, 0, label);
-    if (alone) words.push("private");
-    if (unattended) words.push("unattended");
-    about.textContent = words.join(" · ");
-    row.append(link, about);
-    if (id !== MAIN) row.append(this.#deleteButton(id));
+  #row(id) {
+    const link = lead(make("a"), id);
+    const row = make("li", {}, make("span", { className: "swatch" }), link, make("span", { className: "about" }));
+    link.append(make("span", { className: "name" }, id === MAIN ? "main" : id));
+    row.dataset.session = id;
+    if (id === MAIN) return row;
+    const end = make("button", { type: "button", className: "icon", title: "Delete", "aria-label": `Delete session ${id}` }, "×");
+    end.onclick = () => this.#delete(id);
+    row.append(end);
     return row;
   }
 
-  #deleteButton(id) {
-    const button = document.createElement("button");
-    Object.assign(button, { type: "button", textContent: "Delete" });
-    button.setAttribute("aria-label", `Delete session ${id}`);
-    button.onclick = async () => {
-      if (!confirm(`Delete session ${id}, and what was saved of it?`)) return;
-      try {
-        await call("DELETE", `${PATH}/${encodeURIComponent(id)}`);
-        await this.refresh();
-        this.#say(`${id}: deleted`, "applied");
-      } catch (error) {
-        this.#say(`${id}: ${error.message}`, "refused");
-      }
-    };
-    return button;
+  #fill(row, { session: id, private: alone, unattended, ephemeral, viewers, state }) {
+    const words = [this.#labels[state.label]?.name, `block ${state.block}`, count(viewers, "viewer")];
+    const traits = { private: alone, unattended, "a future": ephemeral, paused: state.paused, recording: state.recording };
+    words.push(...Object.keys(traits).filter((trait) => traits[trait]));
+    write(row.querySelector(".about"), words.filter(Boolean).join(" · "));
+    row.querySelector(".swatch").style.setProperty("--colour", labelColour(state.label));
+    const link = row.querySelector("a");
+    if (id === here()) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    return row;
+  }
+
+  async #delete(id) {
+    if (!confirm(`Delete session ${id}, and what was saved of it?`)) return;
+    try {
+      await endSession(id);
+      this.#receipt.say(`${id}: deleted`, "applied");
+    } catch (error) {
+      this.#receipt.say(`${id}: ${error.message}`, "refused");
+    }
+    await this.refresh();
   }
 
   async #begin() {
     const label = element("begin-label").value;
     const seed = element("begin-seed").value.trim();
-    const wanted = { private: element("begin-private").checked };
-    if (label) wanted.label = Number(label);
-    if (seed) wanted.seed = Number(seed);
-    this.#say("New session: sent", "sent");
+    const fields = { private: element("begin-private").checked };
+    if (label) fields.label = Number(label);
+    if (seed) fields.seed = Number(seed);
+    this.#receipt.say("New session: sent", "sent");
+    const waiting = (this.#waiting = new AbortController());
+    element("begin-send").disabled = true;
     try {
-      const { session: id } = await call("POST", PATH, wanted);
-      await this.refresh();
-      this.#say(`${id}: begun`, "applied");
-      openSession(id, element("sessions-answer"));
+      const clip = element("begin-clip").files[0];
+      const onPlace = (place) => this.#queued(place);
+      const id = await beginSession(fields, { clip, onPlace, signal: waiting.signal });
+      this.#receipt.say(`${id}: begun`, "applied");
+      element("begin").reset();
+      go(id);
     } catch (error) {
-      this.#say(`New session: ${error.message}`, "refused");
+      if (waiting.signal.aborted) this.#receipt.say("You left the line");
+      else this.#receipt.say(`New session: ${error.message}`, "refused");
+    } finally {
+      this.#waiting = null;
+      element("begin-send").disabled = false;
+      this.#queued(null);
     }
   }
 
-  #say(text, phase = "") {
-    element("sessions-answer").textContent = text;
-    element("sessions-answer").dataset.phase = phase;
+  /** Where the session that was asked for stands in line; null: it does not. */
+  #queued(place) {
+    element("queued").hidden = place === null;
+    if (place !== null) write("queued-place", place);
   }
 }

@@ -9,6 +9,7 @@ mod judging;
 mod making;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+mod publishing;
 mod refusals;
 mod serving;
 mod training;

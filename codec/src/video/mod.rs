@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! source ──► Decoder ──► frames          frames ──► Encoder    ──► access units (live)
-//! (path, bytes,                                 └─► FileWriter ──► an MP4 file ◄── Remuxer ◄── access units
+//! (path, bytes,                                 └─► FileWriter ──► an MP4 file ◄── Remuxer ◄── access units ──► Publication
 //!  open file)
 //! ```
 //! A [`Decoder`] reads one clip: which containers and codecs are accepted is fixed in `source`, when each output frame
 //! is taken in `timeline`, how its pixels are cropped, turned and coloured in `picture` and `scale`. [`Encoder`] and
-//! [`FileWriter`] share one libx264 wrapper and differ in what they ask of it: no delay, or good compression.
+//! [`FileWriter`] share one libx264 wrapper and differ in what they ask of it: no delay, or good compression. A [`Publication`]
+//! carries the live stream on to other people's servers.
 //!
 //! Strangers' clips are decoded in a process of their own, which answers with a [`Reply`].
 //!
@@ -18,6 +19,7 @@ mod decode;
 mod encode;
 mod file;
 mod picture;
+mod publish;
 mod remux;
 mod reply;
 mod scale;
@@ -32,6 +34,7 @@ use ffmpeg_next as ffmpeg;
 pub use self::decode::{Clip, DecodeOptions, Decoder, Info, decode, decode_last, probe};
 pub use self::encode::{AccessUnit, Encoder, EncoderConfig};
 pub use self::file::{FileConfig, FileWriter};
+pub use self::publish::{Interrupt, Publication, Target};
 pub use self::remux::Remuxer;
 pub use self::reply::{Reason, Reply};
 pub use self::source::{Limits, Source};

@@ -82,6 +82,17 @@ fn mux(
     frame: Rational,
     keyframe: &[u8],
 ) -> Result<Output, ffmpeg_next::Error> {
+    let parameters = parameters(size, keyframe)?;
+    // Behind "file:" no part of a path can pass for another protocol.
+    let mut output = format::output_as(&format!("file:{}", temporary.utf8), "mp4")?;
+    let mut stream = output.add_stream_with(&parameters)?;
+    stream.set_time_base(frame);
+    output.write_header_with(Dictionary::from_iter([("movflags", "+faststart")]))?;
+    Ok(output)
+}
+
+/// What a muxer has to know of a stream that begins with this access unit: Annex B, with parameter sets.
+pub(super) fn parameters(size: Size, keyframe: &[u8]) -> Result<codec::Context, ffmpeg_next::Error> {
     let mut context = codec::Context::new();
     let padding = ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;
     // SAFETY: the context is ours alone; it owns the extradata from here on and frees it with av_free. The muxer takes the
@@ -100,10 +111,5 @@ fn mux(
         context.width = size.width as i32;
         context.height = size.height as i32;
     }
-    // Behind "file:" no part of a path can pass for another protocol.
-    let mut output = format::output_as(&format!("file:{}", temporary.utf8), "mp4")?;
-    let mut stream = output.add_stream_with(&context)?;
-    stream.set_time_base(frame);
-    output.write_header_with(Dictionary::from_iter([("movflags", "+faststart")]))?;
-    Ok(output)
+    Ok(context)
 }

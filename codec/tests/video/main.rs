@@ -7,4 +7,5 @@ mod decode;
 mod encode;
 mod file;
 mod hostile;
+mod publish;
 mod real;

@@ -1,0 +1,86 @@
+// What this page has seen of a session's blocks, and what happened between them. Pure: tested in node.
+
+/** Blocks kept; the server reaches back no further than some five hundred. */
+const KEPT = 640;
+
+export class History {
+  #blocks = new Map();
+  #marks = new Map();
+  #generation = null;
+  #newest = -1;
+
+  /** Forgets everything: another session, or a server that began anew. */
+  reset() {
+    this.#blocks.clear();
+    this.#marks.clear();
+    this.#generation = null;
+    this.#newest = -1;
+  }
+
+  /** The newest block seen, or −1. */
+  get newest() {
+    return this.#newest;
+  }
+
+  /** `{ label, real, generated }` of a block that was seen; `real`: it has injected frames. */
+  block(number) {
+    return this.#blocks.get(number);
+  }
+
+  /** What happened just before a block: an array of words such as "rewind" and "fork". */
+  marks(number) {
+    return this.#marks.get(number) ?? [];
+  }
+
+  /** Takes in the header of a frame that was drawn. Says whether anything changed. */
+  note({ generation, block, label, injected, generated }) {
+    if (this.#generation !== null && generation < this.#generation) return false;
+    const anew = this.#generation !== null && generation > this.#generation;
+    if (anew) {
+      this.#cut(block);
+      if (block > 0) this.mark(block, "rewind");
+    }
+    this.#generation = generation;
+    const known = this.#blocks.get(block);
+    const next = { label, real: injected || (known?.real ?? false), generated: generated || (known?.generated ?? false) };
+    if (!anew && known && known.label === label && known.real === next.real && known.generated === next.generated) return false;
+    this.#blocks.set(block, next);
+    this.#newest = Math.max(this.#newest, block);
+    this.#forget(this.#newest - KEPT);
+    return true;
+  }
+
+  /** Notes that something happened just before a block. */
+  mark(block, what) {
+    const there = this.#marks.get(block) ?? [];
+    if (!there.includes(what)) this.#marks.set(block, [...there, what]);
+  }
+
+  /** Goes on in another session that shares this one's past up to a block. */
+  branch(block) {
+    this.#cut(block);
+    this.#newest = block - 1;
+    this.#generation = null;
+    this.mark(block, "futures");
+  }
+
+  /** Whether the frames from outside end just before this block: the seam of a clip. */
+  seam(number) {
+    const [before, now] = [this.#blocks.get(number - 1), this.#blocks.get(number)];
+    return Boolean(before && now && before.real && !before.generated && now.generated);
+  }
+
+  /** A new generation goes on from here: what came later is no more. */
+  #cut(from) {
+    for (const kept of [this.#blocks, this.#marks]) {
+      for (const number of kept.keys()) if (number >= from) kept.delete(number);
+    }
+    this.#newest = from;
+  }
+
+  #forget(before) {
+    for (const kept of [this.#blocks, this.#marks]) {
+      for (const number of kept.keys()) if (number < before) kept.delete(number);
+    }
+  }
+}

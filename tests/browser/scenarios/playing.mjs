@@ -1,0 +1,40 @@
+// The stream plays, also for late comers, and without WebCodecs or with a decoder that fails.
+
+import { distinctPictures, until } from "../harness.mjs";
+
+export default async function (stage) {
+  const page = await stage.live();
+  await until(page, "it plays over WebCodecs", () => __acdit.kind === "h264");
+  await distinctPictures(page, 30);
+
+  const late = await stage.live();
+  await until(late, "a second page joins the same stream", () => __acdit.drawn > 4);
+  await late.close();
+
+  const plain = await stage.live({ prepare: (page) => page.addInitScript(() => delete globalThis.VideoDecoder) });
+  await until(plain, "without WebCodecs it plays as JPEG", () => __acdit.kind === "jpeg");
+  await distinctPictures(plain, 8);
+  await plain.close();
+
+  const broken = await stage.open({ prepare: (page) => page.addInitScript(breakDecoder) });
+  await until(broken, "a decoder that fails is replaced by JPEG", () => __acdit.state === "live" && __acdit.kind === "jpeg");
+
+  const glass = await stage.live({ address: "/?glass" });
+  await until(glass, "?glass says where the time goes", () => document.querySelectorAll("#glass-bar .part").length === 7 && document.getElementById("glass-total").textContent.endsWith("ms"));
+  await stage.shot(glass, "glass");
+}
+
+/** Runs in the page: a VideoDecoder that accepts everything and decodes nothing. */
+function breakDecoder() {
+  const { isConfigSupported } = globalThis.VideoDecoder;
+  globalThis.VideoDecoder = class {
+    static isConfigSupported = isConfigSupported;
+    state = "configured";
+    decodeQueueSize = 0;
+    constructor({ error }) {
+      this.decode = () => error(new Error("a decoder made to fail"));
+    }
+    configure() {}
+    close() {}
+  };
+}
