@@ -161,6 +161,9 @@ pub(crate) struct SamplingArgs {
     /// Guidance scale; 1 is none, and twice as fast [default: the world's]
     #[arg(long, value_name = "SCALE")]
     guidance: Option<f64>,
+    /// Share of the steps, from the first on, that are guided [default: the world's]
+    #[arg(long, value_name = "SHARE")]
+    guided: Option<f64>,
     /// dpm++ or ddim [default: the world's]
     #[arg(long)]
     solver: Option<SolverKind>,
@@ -209,6 +212,7 @@ impl SamplingArgs {
         let sampling = Sampling {
             steps: self.steps.unwrap_or(own.sampling.steps),
             guidance: self.guidance.unwrap_or(own.sampling.guidance),
+            guided: self.guided.unwrap_or(own.sampling.guided),
             solver: self.solver.unwrap_or(own.sampling.solver),
         };
         Settings { sampling, window, mode, seed }

@@ -12,7 +12,7 @@ use anyhow::bail;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters_backend::{BackendColor, BackendCoord, BackendTextStyle, DrawingErrorKind, text_anchor};
-use spleen_font::{FONT_8X16, PSF2Font};
+use spleen_font::{FONT_12X24, PSF2Font};
 
 /// Something that can be drawn at any resolution.
 pub(crate) trait Chart {
@@ -60,8 +60,17 @@ where
     Ok(area.present()?)
 }
 
+/// A number beside an axis, without the digits that binary fractions bring along.
+pub(crate) fn number(value: &f64) -> String {
+    let text = format!("{value:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Size of a legend's letters, for which room is kept by a guess at their widths.
+pub(crate) const LEGEND: i32 = 18;
+
 /// Width and height of a letter.
-const LETTER: (i32, i32) = (8, 16);
+const LETTER: (i32, i32) = (12, 24);
 
 /// 8-bit RGB. What is drawn outside is not kept.
 struct Pixels {
@@ -72,7 +81,7 @@ struct Pixels {
 
 impl Pixels {
     fn new(size: (u32, u32)) -> Self {
-        let font = PSF2Font::new(FONT_8X16).expect("the font comes with the program");
+        let font = PSF2Font::new(FONT_12X24).expect("the font comes with the program");
         Self { size, rgb: vec![0; size.0 as usize * size.1 as usize * 3], font }
     }
 }
@@ -115,11 +124,14 @@ impl DrawingBackend for &mut Pixels {
             HPos::Center => -width / 2,
             HPos::Right => -width,
         };
-        let top = match style.anchor().v_pos {
-            VPos::Top => 0,
-            VPos::Center => -LETTER.1 / 2,
-            VPos::Bottom => -LETTER.1,
+        // the font has one size: a line of another is taken to be about the middle of the letters
+        let line = style.size().round() as i32;
+        let middle = match style.anchor().v_pos {
+            VPos::Top => line / 2,
+            VPos::Center => 0,
+            VPos::Bottom => -line / 2,
         };
+        let top = middle - LETTER.1 / 2;
         let mut utf8 = [0; 4];
         for (letter, left) in text.chars().zip((left..).step_by(LETTER.0 as usize)) {
             let Some(glyph) = self.font.glyph_for_utf8(letter.encode_utf8(&mut utf8).as_bytes()) else {
@@ -161,21 +173,31 @@ mod tests {
         let draw = |pos: Pos, turn: FontTransform| {
             let mut pixels = Pixels::new((60, 60));
             pixels.rgb.fill(255);
-            let style = TextStyle::from(("sans-serif", 12)).pos(pos).transform(turn);
+            let style = TextStyle::from(("sans-serif", LETTER.1)).pos(pos).transform(turn);
             (&mut pixels).draw_text("HH", &style, (30, 30)).unwrap();
             dark(&pixels)
         };
+        let (width, height) = (2 * LETTER.0 as usize, LETTER.1 as usize);
         let upright = draw(Pos::new(HPos::Left, VPos::Top), FontTransform::None);
-        assert!(!upright.is_empty());
-        assert!(upright.iter().all(|&(x, y)| (30..46).contains(&x) && (30..46).contains(&y)), "{upright:?}");
+        // two letters of two stems and a bar: ink from side to side, and more than half way down
+        let (right, bottom) = (upright.iter().map(|at| at.0).max(), upright.iter().map(|at| at.1).max());
+        assert!((30 + width * 3 / 4..30 + width).contains(&right.unwrap()), "{upright:?}");
+        assert!((30 + height / 2..30 + height).contains(&bottom.unwrap()), "{upright:?}");
         let ended = draw(Pos::new(HPos::Right, VPos::Bottom), FontTransform::None);
-        assert!(ended.iter().all(|&(x, y)| (14..30).contains(&x) && (14..30).contains(&y)), "{ended:?}");
-        let shifted: Vec<_> = ended.iter().map(|&(x, y)| (x + 16, y + 16)).collect();
+        let shifted: Vec<_> = ended.iter().map(|&(x, y)| (x + width, y + height)).collect();
         assert_eq!(shifted, upright);
         let turned = draw(Pos::new(HPos::Left, VPos::Top), FontTransform::Rotate270);
         let mut back: Vec<_> = turned.iter().map(|&(x, y)| (30 + (30 - y), 30 + (x - 30))).collect();
         back.sort_by_key(|&(x, y)| (y, x));
         assert_eq!(back, upright);
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        assert_eq!(
+            [0.1 + 0.2, 20.0, 0.00025, 1.5].map(|value| number(&value)),
+            ["0.3", "20", "0.00025", "1.5"]
+        );
     }
 
     #[test]

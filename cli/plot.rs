@@ -113,10 +113,16 @@ impl Chart for Losses<'_> {
         let end = runs.iter().map(|run| run.last_step).max().unwrap_or(1).max(1);
         let mut chart = ChartBuilder::on(area)
             .margin(16)
-            .x_label_area_size(40)
-            .y_label_area_size(64)
+            .x_label_area_size(56)
+            .y_label_area_size(96)
             .build_cartesian_2d(0..end, (low..high).log_scale())?;
-        chart.configure_mesh().x_desc("step").y_desc("loss").light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("step")
+            .y_desc("loss")
+            .y_label_formatter(&picture::number)
+            .light_line_style(WHITE)
+            .draw()?;
         for (run, &colour) in runs.iter().zip(COLOURS.iter().cycle()) {
             let points = run.losses.iter().map(|(&step, &loss)| (step, loss));
             chart
@@ -124,7 +130,12 @@ impl Chart for Losses<'_> {
                 .label(name(&run.run))
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        chart
+            .configure_series_labels()
+            .label_font(("sans-serif", picture::LEGEND))
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .draw()?;
         Ok(())
     }
 }

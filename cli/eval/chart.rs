@@ -87,10 +87,16 @@ impl<'a> Panel<'a> {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(24)
-            .x_label_area_size(36)
-            .y_label_area_size(64)
+            .x_label_area_size(56)
+            .y_label_area_size(96)
             .build_cartesian_2d(0.0..end, low - room..high + room)?;
-        chart.configure_mesh().x_desc("frame").y_desc(self.name).light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc("frame")
+            .y_desc(self.name)
+            .y_label_formatter(&picture::number)
+            .light_line_style(WHITE)
+            .draw()?;
         for ((points, film), &colour) in self.films.iter().zip(films).zip(COLOURS.iter().cycle()) {
             let means = points.iter().map(|(x, estimate)| (*x, estimate.mean));
             chart
@@ -104,7 +110,12 @@ impl<'a> Panel<'a> {
                 PathElement::new([(x, mean - spread), (x, mean + spread)], colour.stroke_width(1))
             }))?;
         }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        chart
+            .configure_series_labels()
+            .label_font(("sans-serif", picture::LEGEND))
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .draw()?;
         Ok(())
     }
 }

@@ -197,11 +197,12 @@ impl Protocol {
             0 => "films from nothing, compared with windows at random places of the clips".to_owned(),
             blocks => format!("films go on from the first {blocks} blocks ({} frames)", self.context_frames),
         });
-        let Sampling { steps, guidance, solver } = self.sampling;
+        let Sampling { steps, guidance, solver, .. } = self.sampling;
+        let guided = self.sampling.guided_steps();
         let solver = serde_json::to_string(&solver).unwrap_or_default();
         let (folder, kind, window) = (self.weights.display(), self.kind, self.window_blocks);
         lines.push(format!(
-            "{folder}: {steps} steps of {}, guidance {guidance}, window of {window} blocks, {kind}",
+            "{folder}: {steps} steps of {}, guidance {guidance} in {guided}, window of {window} blocks, {kind}",
             solver.trim_matches('"')
         ));
         if let Some(FeatureNetwork { network: Network { file, sha256 }, features }) = &self.fvd {

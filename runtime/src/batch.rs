@@ -233,23 +233,23 @@ fn compute(world: &World, members: &[&Member]) -> Result<Vec<Result<(Computed, T
     Ok(members.iter().zip(windows).zip(finite.into_iter().zip(0..)).map(row).collect())
 }
 
-/// Blocks from noise, (N, B, p²·C) f32 in tokens. With guidance the network sees 2N rows: all labelled ones, then all
+/// Blocks from noise, (N, B, p²·C) f32 in tokens. In a guided step the network sees 2N rows: all labelled ones, then all
 /// unlabelled ones.
 fn denoise(world: &World, members: &[&Member]) -> Result<Tensor> {
-    let Sampling { steps, guidance, solver } = members[0].session.settings().sampling;
+    let sampling = members[0].session.settings().sampling;
+    let Sampling { steps, guidance, solver, .. } = sampling;
     let model = &world.model;
     let (rows, device) = (members.len(), model.device());
-    let branches = if guidance == 1.0 { 1 } else { 2 };
     let mut labels: Vec<i64> = members.iter().map(|member| member.label).collect();
-    labels.resize(branches * rows, model.null_label());
-    let labels = Tensor::from_slice(&labels).to_device(device);
+    labels.resize(2 * rows, model.null_label());
+    let both = Tensor::from_slice(&labels).to_device(device);
 
     let windows: Vec<&Window> = members.iter().map(|member| member.session.window()).collect();
-    let mut rope = positions(&windows, model)?;
-    if rows > 1 && branches > 1 {
-        let repeat = |part: &Tensor| part.repeat([branches as i64, 1, 1, 1]);
-        rope = RopeTable { cos: repeat(&rope.cos), sin: repeat(&rope.sin) };
-    }
+    let rope = positions(&windows, model)?;
+    let rope_of_both = match rows {
+        1 => RopeTable { cos: rope.cos.shallow_clone(), sin: rope.sin.shallow_clone() },
+        _ => RopeTable { cos: rope.cos.repeat([2, 1, 1, 1]), sin: rope.sin.repeat([2, 1, 1, 1]) },
+    };
     let mut reader = Window::readers(&windows);
     let mut solver = Solver::new(solver, &world.schedule, steps)?;
     let pins: Vec<Option<(&Tensor, Tensor)>> = (members.iter())
@@ -264,11 +264,14 @@ fn denoise(world: &World, members: &[&Member]) -> Result<Tensor> {
     for index in 0..steps {
         reach(Stage::Denoise)?;
         tokens = held(tokens, &pins, solver.level(index));
-        let branched = tokens.repeat([branches as i64, 1, 1]);
+        let is_guided = index < sampling.guided_steps();
+        let (branches, rope) = if is_guided { (2, &rope_of_both) } else { (1, &rope) };
+        let branched = tokens.repeat([branches, 1, 1]);
+        let labels = both.narrow(0, 0, branches * rows as i64);
         let timesteps =
-            Tensor::full([(branches * rows) as i64], solver.timesteps()[index], (Kind::Int64, device));
-        let predictions = model.denoise(&branched, &timesteps, &labels, &rope, &mut reader)?;
-        let prediction = if branches == 1 { predictions } else { guided(&predictions, guidance) };
+            Tensor::full([branches * rows as i64], solver.timesteps()[index], (Kind::Int64, device));
+        let predictions = model.denoise(&branched, &timesteps, &labels, rope, &mut reader)?;
+        let prediction = if is_guided { guided(&predictions, guidance) } else { predictions };
         tokens = solver.step(index, &tokens, &prediction);
     }
     Ok(held(tokens, &pins, NoiseLevel::CLEAN))

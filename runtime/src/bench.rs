@@ -168,8 +168,8 @@ pub fn block_flops(config: &Config, settings: &Settings) -> f64 {
     // Of the last layer the clean stream needs keys and values alone.
     let clean = |keys: f64| (layers - 1.0) * layer(block, keys) + block * 6.0 * hidden * hidden;
 
-    let branches = if settings.sampling.guidance == 1.0 { 1.0 } else { 2.0 };
-    let denoise = settings.sampling.steps as f64 * branches * layers * layer(block, (window + 1.0) * block);
+    let passes = (settings.sampling.steps + settings.sampling.guided_steps()) as f64;
+    let denoise = passes * layers * layer(block, (window + 1.0) * block);
     let context = match settings.mode {
         WindowMode::Windowed => clean((window + 1.0) * block),
         WindowMode::Recompute => (1..=settings.window).map(|blocks| clean(blocks as f64 * block)).sum(),

@@ -279,5 +279,8 @@ pub(crate) fn check_sampling(world: &World, sampling: Sampling) -> Result<(), Er
     if !(sampling.guidance.is_finite() && (0.0..=100.0).contains(&sampling.guidance)) {
         return Err(Error::Input(format!("guidance {}, expected 0 to 100", sampling.guidance)));
     }
+    if !(0.0..=1.0).contains(&sampling.guided) {
+        return Err(Error::Input(format!("guided share {}, expected 0 to 1", sampling.guided)));
+    }
     Ok(())
 }

@@ -46,12 +46,28 @@ pub struct Sampling {
     pub guidance: f64,
     /// The solver.
     pub solver: SolverKind,
+    /// Share of the steps, from the first on, that are guided. What happens in a block is decided while there is much
+    /// noise; later on guidance sharpens what is there already, which is twice the work and may do harm (Kynkäänniemi
+    /// et al. 2024).
+    #[serde(skip_serializing_if = "is_whole")]
+    pub guided: f64,
+}
+
+fn is_whole(share: &f64) -> bool {
+    *share == 1.0
+}
+
+impl Sampling {
+    /// Steps, from the first on, in which the network is asked with the label and without.
+    pub fn guided_steps(&self) -> usize {
+        if self.guidance == 1.0 { 0 } else { (self.guided * self.steps as f64).ceil() as usize }
+    }
 }
 
 impl Default for Sampling {
     /// The paper's choice for video.
     fn default() -> Self {
-        Self { steps: 25, guidance: 2.5, solver: SolverKind::DpmSolverPlusPlus }
+        Self { steps: 25, guidance: 2.5, solver: SolverKind::DpmSolverPlusPlus, guided: 1.0 }
     }
 }
 

@@ -31,7 +31,7 @@ fn world(rope: RopeKind, context_window: Option<i64>) -> World {
 }
 
 fn settings(world: &World) -> Settings {
-    let sampling = Sampling { steps: 2, guidance: 1.5, solver: SolverKind::Ddim };
+    let sampling = Sampling { steps: 2, guidance: 1.5, solver: SolverKind::Ddim, guided: 1.0 };
     Settings { sampling, ..Settings::of(world, 3) }
 }
 

@@ -30,7 +30,8 @@ impl Procedural {
             Self::Maze => ("maze", maze::LABELS.iter().map(|l| label(l.name, l.key)).collect()),
         };
         // the label decides what happens, so there is nothing for guidance to sharpen
-        let sampling = Sampling { steps: 4, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus };
+        let sampling =
+            Sampling { steps: 4, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus, guided: 1.0 };
         WorldMeta { name: name.into(), labels, fps: FRAMES_PER_SECOND, sampling }
     }
 

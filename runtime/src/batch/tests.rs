@@ -42,7 +42,7 @@ fn world(context_window: Option<i64>, kind: Kind) -> World {
 }
 
 fn sampling(guidance: f64) -> Sampling {
-    Sampling { steps: 2, guidance, solver: SolverKind::DpmSolverPlusPlus }
+    Sampling { steps: 2, guidance, solver: SolverKind::DpmSolverPlusPlus, guided: 1.0 }
 }
 
 /// A session whose window is full and which stands at a block of its own.
@@ -71,11 +71,14 @@ fn batch(sessions: &mut [Session], inputs: Vec<StepInput>) -> Vec<(&mut Session,
 
 #[test]
 fn a_block_beside_seven_others_is_the_block_alone_in_its_row() {
-    for (window, guidance, kind) in
-        [(Some(3), 1.0, Kind::Float), (Some(3), 1.5, Kind::BFloat16), (None, 1.5, Kind::Float)]
+    for (window, guidance, guided, kind) in
+        [(Some(3), 1.0, 1.0, Kind::Float), (Some(3), 1.5, 0.5, Kind::BFloat16), (None, 1.5, 1.0, Kind::Float)]
     {
         let world = world(window, kind);
         let mut sessions: Vec<Session> = (0..8).map(|seed| session(&world, seed, guidance)).collect();
+        for session in &mut sessions {
+            session.set_sampling(&world, Sampling { guided, ..sampling(guidance) }).unwrap();
+        }
         for round in 0..2 {
             let before = sessions.clone();
             let inputs = || {
@@ -99,6 +102,27 @@ fn a_block_beside_seven_others_is_the_block_alone_in_its_row() {
             }
         }
     }
+}
+
+#[test]
+fn guidance_may_end_before_the_last_step() {
+    let world = world(Some(3), Kind::Float);
+    let block = |guidance, guided| {
+        let mut session = session(&world, 5, 1.0);
+        session.set_sampling(&world, Sampling { guided, ..sampling(guidance) }).unwrap();
+        session.step(&world, &input(1)).unwrap().latents
+    };
+    let (never, half, whole) = (block(3.0, 0.0), block(3.0, 0.5), block(3.0, 1.0));
+    assert_eq!(never, block(1.0, 1.0));
+    let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+    assert!(apart(&half, &never) > 1e-3 && apart(&half, &whole) > 1e-3);
+    let steps = |steps, guidance, guided| Sampling { steps, guided, ..sampling(guidance) }.guided_steps();
+    assert_eq!(
+        [steps(4, 2.0, 0.5), steps(5, 2.0, 0.5), steps(25, 2.0, 1.0), steps(4, 1.0, 1.0)],
+        [2, 3, 25, 0]
+    );
+    let mut session = session(&world, 5, 2.0);
+    assert!(session.set_sampling(&world, Sampling { guided: f64::NAN, ..sampling(2.0) }).is_err());
 }
 
 #[test]

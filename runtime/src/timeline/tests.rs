@@ -20,7 +20,7 @@ fn world(context_window: Option<i64>) -> World {
 }
 
 fn sampling(steps: usize) -> Sampling {
-    Sampling { steps, guidance: 1.5, solver: SolverKind::Ddim }
+    Sampling { steps, guidance: 1.5, solver: SolverKind::Ddim, guided: 1.0 }
 }
 
 fn begin(world: &World, seed: u64) -> Timeline {
