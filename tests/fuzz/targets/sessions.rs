@@ -37,7 +37,7 @@ pub(super) fn replay(bytes: &[u8]) {
     }
     tiny::with_world(|world, _| {
         if let Some(Entry::Start { stamp, .. }) = entries.first_mut() {
-            *stamp = Stamp::of(world);
+            **stamp = Stamp::of(world);
         }
         match Timeline::replay(world, &entries) {
             Ok(timeline) => goes_on(world, &timeline),

@@ -67,7 +67,7 @@ fn write(folder: &Path) {
         name: "tiny".into(),
         labels: ["still", "left"].map(|name| Label { name: name.into(), key: None }).into(),
         fps: 8.0,
-        sampling: Sampling { steps: 1, guidance: 1.0, solver: SolverKind::Ddim },
+        sampling: Sampling { steps: 1, guidance: 1.0, solver: SolverKind::Ddim, guided: 1.0 },
     };
     let prompts = Tensor::zeros([1, 2, 4, 4, 4], (Kind::Float, Device::Cpu));
     WorldFolder {
