@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::config::{Layers, Origin};
 use crate::output::Output;
 
+/// The flag whose value is nobody's business.
+const SECRET: &str = "token";
+
 #[derive(Debug, Args)]
 pub(crate) struct Config {
     #[command(subcommand)]
@@ -57,6 +60,8 @@ impl Config {
                         arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
                     let value = match defaults.join(",").as_str() {
                         "" => Value::Null,
+                        // What is printed is passed on and kept.
+                        _ if flag == SECRET => "(not shown)".into(),
                         text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
                     };
                     (flag.to_owned(), Resolved { value, source: origin.to_string() })

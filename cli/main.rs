@@ -14,6 +14,7 @@ mod decode_upload;
 mod doctor;
 mod encode;
 mod eval;
+mod exposure;
 mod failure;
 mod film;
 mod generate;

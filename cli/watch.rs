@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use acdit_io::{Client, Event, Kind, Packet, ServerMessage, State};
+use acdit_io::{Caller, Client, Event, Kind, Packet, ServerMessage, State};
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use crate::cadence::{self, Cadence, Figures};
+use crate::exposure::TokenArgs;
 use crate::failure::Failed;
 use crate::output::{self, Output};
 use crate::recording::Recording;
@@ -27,7 +28,7 @@ A frame is on time if it is there when a player one block behind would show it.
 Examples:
   acdit-world watch                                      # until Ctrl-C
   acdit-world watch --seconds 30 --out seen.mp4
-  acdit-world watch ws://example.org:8080/ws --json")]
+  acdit-world watch ws://example.org:8080/ws --token-file token --json")]
 pub(crate) struct Watch {
     #[command(flatten)]
     stream: Stream,
@@ -67,6 +68,22 @@ struct Stream {
     /// The server's WebSocket
     #[arg(default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+/// A server and how to make oneself known to it.
+#[derive(Clone, Debug)]
+struct Server {
+    url: String,
+    caller: Caller,
+}
+
+impl Stream {
+    fn server(self) -> anyhow::Result<Server> {
+        let caller = self.token.read()?.map(|token| Caller::with_token(&token)).transpose()?;
+        Ok(Server { url: self.url, caller: caller.unwrap_or_default() })
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -97,10 +114,11 @@ struct Loaded {
 
 impl Watch {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        let server = self.stream.server()?;
         runtime()?.block_on(async {
             let mut ending = Ending::listen()?;
             let asked = Instant::now();
-            let mut client = connect(&self.stream.url).await?;
+            let mut client = connect(&server).await?;
             let mut viewer = Viewer::new(&client, asked);
             let info = client.info().clone();
             let bar = output::progress(0, "frames");
@@ -132,7 +150,7 @@ impl Watch {
             let text = format!("{}\n{}", info.world, figures.text());
             output.print(&Watched { world: info.world, figures, out: self.out }, || text)?;
             match lost {
-                Some(error) => Err(Failed(format!("{}: {error}", self.stream.url)).into()),
+                Some(error) => Err(Failed(format!("{}: {error}", server.url)).into()),
                 None => Ok(()),
             }
         })
@@ -141,19 +159,20 @@ impl Watch {
 
 impl Loadtest {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        let Self { stream, viewers, ramp, seconds, stalled } = self;
+        let server = stream.server()?;
         runtime()?.block_on(async {
-            let Self { stream: Stream { url }, viewers, ramp, seconds, stalled } = self;
             let mut idle = Vec::with_capacity(stalled);
             for _ in 0..stalled {
-                idle.push(connect(&url).await?);
+                idle.push(connect(&server).await?);
             }
             let (start, viewers) = (Instant::now(), viewers.get());
             let mut watching = JoinSet::new();
             for index in 0..viewers {
-                let (url, arrive) = (url.clone(), start + ramp.mul_f64(index as f64 / viewers as f64));
+                let (server, arrive) = (server.clone(), start + ramp.mul_f64(index as f64 / viewers as f64));
                 watching.spawn(async move {
                     sleep_until(arrive.into()).await;
-                    watch(&url, seconds).await
+                    watch(&server, seconds).await
                 });
             }
             let bar = output::progress(viewers as u64, "viewers done");
@@ -189,9 +208,9 @@ impl Loadtest {
 }
 
 /// One viewer of a load test.
-async fn watch(url: &str, seconds: Duration) -> anyhow::Result<Cadence> {
+async fn watch(server: &Server, seconds: Duration) -> anyhow::Result<Cadence> {
     let asked = Instant::now();
-    let mut client = connect(url).await?;
+    let mut client = connect(server).await?;
     let mut viewer = Viewer::new(&client, asked);
     let end = Instant::now() + seconds;
     loop {
@@ -246,8 +265,8 @@ impl Viewer {
     }
 }
 
-async fn connect(url: &str) -> anyhow::Result<Client> {
-    let connected = timeout(PATIENCE, Client::connect(url, Kind::H264)).await;
+async fn connect(Server { url, caller }: &Server) -> anyhow::Result<Client> {
+    let connected = timeout(PATIENCE, Client::connect_as(caller, url, Kind::H264)).await;
     let connected = connected.with_context(|| format!("{url}: no answer in {} s", PATIENCE.as_secs()))?;
     connected.with_context(|| url.to_owned())
 }

@@ -4,11 +4,17 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{
+        Message,
+        client::IntoClientRequest as _,
+        http::{HeaderValue, header},
+        protocol::WebSocketConfig,
+    },
 };
 
 use crate::{
     Error,
+    auth::Token,
     protocol::{ClientMessage, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo},
 };
 
@@ -20,6 +26,27 @@ pub enum Event {
     Packet(Packet),
     /// A text message.
     Message(ServerMessage),
+}
+
+/// How a client makes itself known. The default says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    authorization: Option<HeaderValue>,
+}
+
+impl Caller {
+    /// One that shows this token.
+    ///
+    /// # Errors
+    /// [`Error::BadToken`](crate::Error::BadToken) for what no server would take.
+    pub fn with_token(token: &str) -> Result<Self, Error> {
+        Token::new(token)?;
+        let header = HeaderValue::from_str(&format!("Bearer {token}"));
+        let mut header = header.map_err(|error| Error::BadToken(error.to_string()))?;
+        // Not printed by whoever prints headers.
+        header.set_sensitive(true);
+        Ok(Self { authorization: Some(header) })
+    }
 }
 
 /// A viewer.
@@ -37,9 +64,21 @@ impl Client {
     /// # Errors
     /// The connection fails, or the server's first message is not a hello of our version.
     pub async fn connect(url: &str, kind: Kind) -> Result<Self, Error> {
+        Self::connect_as(&Caller::default(), url, kind).await
+    }
+
+    /// As [`connect`](Self::connect), to a server that asks who calls.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_as(caller: &Caller, url: &str, kind: Kind) -> Result<Self, Error> {
         let config =
             WebSocketConfig::default().max_message_size(Some(MAX_PACKET)).max_frame_size(Some(MAX_PACKET));
-        let (socket, _) = connect_async_with_config(url, Some(config), true).await?;
+        let mut request = url.into_client_request()?;
+        request
+            .headers_mut()
+            .extend(caller.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
+        let (socket, _) = connect_async_with_config(request, Some(config), true).await?;
         let mut client = Self { socket, info: WorldInfo::default(), state: State::default(), next_id: 1 };
         let Event::Message(ServerMessage::Hello { version, info, state, .. }) = client.next().await? else {
             return Err(Error::NoHello);

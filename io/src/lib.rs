@@ -4,25 +4,32 @@
 //! [`Control`]s, publishes [`Packet`]s and announces its [`State`] through a [`Hub`]. [`serve`] does the rest for
 //! any number of viewers, and [`Client`] is the same protocol from the other end. `docs/protocol.md` gives the bytes.
 
+mod auth;
 mod client;
 mod error;
 mod guard;
 mod hub;
+mod observe;
 mod page;
+mod peer;
 mod protocol;
+mod routes;
 mod server;
 mod sessions;
 mod socket;
 mod source;
 mod upload;
 
-pub use client::{Client, Event};
+pub use auth::Token;
+pub use client::{Caller, Client, Event};
 pub use error::Error;
+pub use guard::Access;
 pub use hub::{Demand, Hub, HubStats};
 pub use protocol::{
     ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
     State, Timings, VERSION, WindowInfo, WorldInfo,
 };
+pub use routes::{Route, routes};
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;
 pub use source::{Control, Fork, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};

@@ -1,10 +1,8 @@
 //! The page, embedded in the binary: plain files, no bundler, nothing fetched from elsewhere.
 
 use axum::{
-    Router,
     http::header,
     response::{IntoResponse, Response},
-    routing::get,
 };
 
 /// Path, content type and bytes of every file.
@@ -23,13 +21,25 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/timeline.mjs", "text/javascript; charset=utf-8", include_str!("../web/timeline.mjs")),
 ];
 
-/// One route per file.
-pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    FILES.into_iter().fold(Router::new(), |router, (path, content_type, body)| {
-        router.route(path, get(async move || file(content_type, body)))
-    })
+/// What stands in the page's place until somebody signs in. It and its parts are no secret, and neither is the icon.
+const SIGN_IN: [(&str, &str, &str); 2] = [
+    ("/signin.css", "text/css; charset=utf-8", include_str!("../web/signin.css")),
+    ("/signin.mjs", "text/javascript; charset=utf-8", include_str!("../web/signin.mjs")),
+];
+
+/// Files that are served without a token.
+pub(crate) const PUBLIC_FILES: [&str; 3] = ["/icon.svg", "/signin.css", "/signin.mjs"];
+
+/// All of them.
+pub(crate) fn files() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    FILES.into_iter().chain(SIGN_IN)
 }
 
-fn file(content_type: &'static str, body: &'static str) -> Response {
+pub(crate) fn file(content_type: &'static str, body: &'static str) -> Response {
     ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+/// The form that asks for the token.
+pub(crate) fn sign_in() -> Response {
+    file("text/html; charset=utf-8", include_str!("../web/signin.html"))
 }

@@ -7,13 +7,12 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, State, ws::WebSocketUpgrade},
-    http::StatusCode,
-    middleware,
+    http::{HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
+use hyper::{body::Incoming, service::Service as _, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -25,17 +24,19 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 use crate::{
     Error,
-    guard::{self, Allowed, Rejection},
+    guard::{Access, Gate, Rejection},
     hub::{Demand, Hub, HubStats},
-    page, protocol,
+    peer::{Crowd, Held, Peer},
+    protocol,
     protocol::WorldInfo,
-    sessions::{self, MAIN, Room, Rooms, Tenant},
+    routes,
+    sessions::{MAIN, Room, Rooms, Tenant},
     socket,
     source::{Session, Sessions, WorldSource},
-    upload,
 };
 
 /// Pause after a failed `accept` (out of file descriptors, mostly) so that the loop does not spin.
@@ -46,8 +47,13 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct ServerConfig {
     /// Open HTTP connections; further ones wait unaccepted.
     pub max_connections: usize,
+    /// Open HTTP connections of one address (one /64 of IPv6); further ones get 429 with Retry-After. Loopback addresses
+    /// and trusted proxies may have any number.
+    pub max_connections_per_address: usize,
     /// WebSocket viewers; further ones get 503 with Retry-After.
     pub max_viewers: usize,
+    /// WebSocket viewers from one address, as for connections, but told apart behind a trusted proxy.
+    pub max_viewers_per_address: usize,
     /// Sessions beside the main one; further ones are refused with 429.
     pub max_sessions: usize,
     /// Clips being uploaded at once; further ones get 503 with Retry-After.
@@ -66,13 +72,17 @@ pub struct ServerConfig {
     pub silence_limit: Duration,
     /// Longest wait for tasks at shutdown.
     pub shutdown_deadline: Duration,
+    /// Who may connect, and under which names.
+    pub access: Access,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_connections: 256,
+            max_connections_per_address: 64,
             max_viewers: 64,
+            max_viewers_per_address: 16,
             max_sessions: 7,
             max_uploads: 4,
             upload_bytes: 64 << 20,
@@ -82,6 +92,7 @@ impl Default for ServerConfig {
             ping_interval: Duration::from_secs(10),
             silence_limit: Duration::from_secs(30),
             shutdown_deadline: Duration::from_secs(8),
+            access: Access::default(),
         }
     }
 }
@@ -96,7 +107,9 @@ pub(crate) struct App {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) stop: CancellationToken,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) gate: Arc<Gate>,
     viewers: Arc<Semaphore>,
+    crowd: Crowd,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -112,7 +125,8 @@ impl App {
 /// with 1001 and returns when its tasks have ended or [`ServerConfig::shutdown_deadline`] has passed.
 ///
 /// # Errors
-/// [`Error::NotLoopback`] for a listener that other machines can reach, [`Error::Network`] for one without an address.
+/// [`Error::NotLoopback`] for a listener that other machines can reach if there is no token, [`Error::BadName`] for a name that
+/// cannot be one, [`Error::Network`] for a listener without an address.
 pub async fn serve(
     listener: TcpListener,
     source: Arc<dyn WorldSource>,
@@ -137,9 +151,7 @@ pub async fn serve_sessions(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback(address));
-    }
+    let gate = Arc::new(Gate::new(address, config.access.clone())?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let rooms = Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone());
     let Room { id: session, source, hub, .. } = rooms.add(main);
@@ -152,12 +164,14 @@ pub async fn serve_sessions(
         hub,
         rooms,
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
+        gate,
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
+        crowd: Crowd::new(config.max_viewers_per_address),
         stop,
         tasks,
         config: Arc::new(config),
     };
-    let router = routes(app.clone(), Allowed::for_address(address));
+    let router = routes::router(app.clone());
 
     tokio::select! {
         () = accept(listener, router, &app) => {}
@@ -171,34 +185,24 @@ pub async fn serve_sessions(
     Ok(())
 }
 
-fn routes(app: App, allowed: Allowed) -> Router {
-    page::routes()
-        .route("/ws", get(upgrade))
-        .route("/ws/{id}", get(upgrade_to))
-        .route("/api/clip", post(upload::clip))
-        .route("/api/sessions", post(sessions::create).get(sessions::list))
-        .route("/api/sessions/{id}", get(sessions::show).delete(sessions::delete))
-        .route("/api/sessions/{id}/log", get(sessions::log))
-        .route("/api/sessions/{id}/snapshot", post(sessions::save).get(sessions::saved))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/info", get(info))
-        .fallback(async || Rejection::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
-        .layer(middleware::from_fn_with_state(allowed, guard::check))
-        .with_state(app)
-}
-
 async fn accept(listener: TcpListener, router: Router, app: &App) {
     let connections = Arc::new(Semaphore::new(app.config.max_connections));
+    let crowd = Crowd::new(app.config.max_connections_per_address);
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let connection =
-                    connection(stream, router.clone(), app.config.header_deadline, app.stop.clone());
+            Ok((stream, address)) => {
+                let peer = Peer::new(address.ip(), false);
+                let share = if peer.within(&app.gate.proxies) {
+                    Some(Held::uncounted())
+                } else {
+                    crowd.enter(peer.ip)
+                };
+                let (config, stop) = (app.config.clone(), app.stop.clone());
+                let router = if share.is_some() { router.clone() } else { Router::new().fallback(too_many) };
                 app.tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
+                    connection(stream, peer, router, config.header_deadline, stop).await;
+                    drop((permit, share));
                 });
             }
             Err(error) => {
@@ -209,14 +213,32 @@ async fn accept(listener: TcpListener, router: Router, app: &App) {
     }
 }
 
+/// What an address is told that has its share of connections.
+async fn too_many() -> Response {
+    let message = "too many connections from this address";
+    let rejection = Rejection::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message).retry_after();
+    ([(header::CONNECTION, HeaderValue::from_static("close"))], rejection).into_response()
+}
+
 /// Answers one connection's requests until it ends, is upgraded, or the server stops.
-async fn connection(stream: TcpStream, router: Router, header_deadline: Duration, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    header_deadline: Duration,
+    stop: CancellationToken,
+) {
     // Frames are small and wanted at once. A socket that refuses the option is only slower.
     let _ = stream.set_nodelay(true);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_deadline)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -249,23 +271,29 @@ pub(crate) async fn report_demand(
     }
 }
 
-async fn upgrade_to(
+pub(crate) async fn upgrade_to(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     websocket: WebSocketUpgrade,
 ) -> Result<Response, Rejection> {
     let room = app.rooms.get(&id)?;
     let seat = room.admit()?;
-    admit(app.of(room), Some(seat), websocket)
+    admit(app.of(room), peer, Some(seat), websocket)
 }
 
-async fn upgrade(State(app): State<App>, websocket: WebSocketUpgrade) -> Result<Response, Rejection> {
-    admit(app, None, websocket)
+pub(crate) async fn upgrade(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    websocket: WebSocketUpgrade,
+) -> Result<Response, Rejection> {
+    admit(app, peer, None, websocket)
 }
 
 /// Lets a viewer in if there is room for it, with the seat that it has in its session.
 fn admit(
     app: App,
+    peer: Peer,
     seat: Option<OwnedSemaphorePermit>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Rejection> {
@@ -273,6 +301,11 @@ fn admit(
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "full", "no seat is free for another viewer")
             .retry_after()
     };
+    let crowded = || {
+        let message = "too many viewers from this address";
+        Rejection::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message).retry_after()
+    };
+    let share = app.crowd.enter(peer.ip).ok_or_else(crowded)?;
     let permit = app.viewers.clone().try_acquire_owned().map_err(full)?;
     let tasks = app.tasks.clone();
     let upgrade = upgrade
@@ -280,14 +313,15 @@ fn admit(
         .max_frame_size(socket::TRANSPORT_BYTES)
         .read_buffer_size(socket::READ_BUFFER)
         .max_write_buffer_size(socket::WRITE_BUFFER);
+    let span = tracing::Span::current();
     Ok(upgrade.on_upgrade(async move |websocket| {
-        let viewer = tasks.track_future(socket::run(websocket, app));
+        let viewer = tasks.track_future(socket::run(websocket, app).instrument(span));
         viewer.await;
-        drop((permit, seat));
+        drop((permit, seat, share));
     }))
 }
 
-async fn ready(State(app): State<App>) -> Response {
+pub(crate) async fn ready(State(app): State<App>) -> Response {
     if app.stop.is_cancelled() {
         return Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping")
             .into_response();
@@ -296,14 +330,14 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 #[derive(Serialize)]
-struct Info {
+pub(crate) struct Info {
     protocol: u8,
     info: WorldInfo,
     state: protocol::State,
     stream: HubStats,
 }
 
-async fn info(State(app): State<App>) -> Json<Info> {
+pub(crate) async fn info(State(app): State<App>) -> Json<Info> {
     let state = app.hub.state().borrow().clone();
     Json(Info { protocol: protocol::VERSION, info: app.source.info(), state, stream: app.hub.stats() })
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
@@ -31,6 +31,7 @@ use self::waiting_line::Line;
 use crate::{
     guard::Rejection,
     hub::Hub,
+    peer::Peer,
     protocol,
     server::{App, report_demand},
     source::{Fork, Refusal, Session, Sessions, Wanted, WorldSource},
@@ -244,6 +245,7 @@ impl Room {
 
 pub(crate) async fn create(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Rejection> {
@@ -273,7 +275,8 @@ pub(crate) async fn create(
     let wanted = Wanted { label, seed, private, unattended, steps, guidance, fork };
     // The guard has checked it: it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    let begun = move |session: String| Begun { ws: format!("ws://{host}/ws/{session}"), session };
+    let scheme = if peer.secure { "wss" } else { "ws" };
+    let begun = move |session: String| Begun { ws: format!("{scheme}://{host}/ws/{session}"), session };
     match app.rooms.open(wanted.clone()).await {
         Ok(session) => Ok((StatusCode::CREATED, Json(begun(session))).into_response()),
         Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),

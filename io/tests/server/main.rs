@@ -1,5 +1,6 @@
 //! The server against real clients on real sockets, with a world that each test plays by hand.
 
+mod exposure;
 mod harness;
 mod http;
 mod sessions;
