@@ -1,10 +1,10 @@
 //! Flags of `serve` for a server that others reach, and how callers show their token.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use acdit_io::{Access, ServerConfig, Token};
+use acdit_io::{Access, IpNet, ServerConfig, Tls, Token};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
@@ -69,11 +69,34 @@ fn token_in(path: &Path) -> anyhow::Result<String> {
     Ok(token.to_owned())
 }
 
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address
+        .or_else(|_| text.parse())
+        .map_err(|_| "expected an address or a network such as 10.0.0.0/8".to_owned())
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "For other machines")]
 pub(crate) struct ExposureArgs {
     #[command(flatten)]
     token: TokenArgs,
+    /// Name under which a proxy or a DNS entry serves this, without a port for its default one; may be repeated
+    #[arg(long, value_name = "NAME[:PORT]", value_delimiter = ',')]
+    allow_host: Vec<String>,
+    /// Other site whose pages may open WebSockets and send requests; may be repeated
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    allow_origin: Vec<String>,
+    /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; may be repeated
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = network)]
+    trusted_proxy: Vec<IpNet>,
+    /// Certificates to serve https:// and wss:// with, PEM, the server's own first
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Viewers at a time
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_viewers: u16,
@@ -104,7 +127,18 @@ impl ExposureArgs {
             bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         });
         let token = new_token.as_deref().or(given.as_deref());
-        let access = Access { token: token.map(Token::new).transpose()?, ..Access::default() };
+        let tls = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificates), Some(key)) => Some(Tls::from_files(certificates, key)?),
+            (None, None) => None,
+            _ => bail!("--tls-cert and --tls-key: expected both or neither"),
+        };
+        let access = Access {
+            token: token.map(Token::new).transpose()?,
+            hosts: self.allow_host.clone(),
+            origins: self.allow_origin.clone(),
+            proxies: self.trusted_proxy.clone(),
+            tls,
+        };
         access.check()?;
         let config = ServerConfig {
             max_viewers: self.max_viewers.into(),
@@ -125,6 +159,12 @@ impl Exposure {
             let how = "give --token-file FILE or --token auto";
             return Err(anyhow::Error::from(acdit_io::Error::NotLoopback(address)).context(how));
         }
+        let Access { token, hosts, proxies, .. } = &self.config.access;
+        if token.is_none() && !(hosts.is_empty() && proxies.is_empty()) {
+            tracing::warn!(
+                "no token: whoever reaches the proxy steers the world, unless the proxy asks who they are"
+            );
+        }
         Ok(())
     }
 
@@ -135,7 +175,8 @@ impl Exposure {
 
     /// Prints the address, and a token that was made for it: the only time that one is told.
     pub(crate) fn announce(&self, address: SocketAddr, output: Output) -> anyhow::Result<()> {
-        let url = format!("http://{address}");
+        let scheme = if self.config.access.tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
         match &self.new_token {
             None => output.print(&json!({ "address": url }), || format!("acdit-world: {url}")),
             Some(token) => {

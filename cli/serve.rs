@@ -9,6 +9,7 @@ use acdit_runtime::{Engine, MAX_BATCH, MAX_STREAMS, StreamConfig, WindowMode};
 use anyhow::Context;
 use clap::Args;
 
+use crate::drain;
 use crate::exposure::{Exposure, ExposureArgs};
 use crate::film::{self, Wanted};
 use crate::output::Output;
@@ -88,19 +89,16 @@ impl Serve {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let mut ending = Ending::listen()?;
+            let ending = Ending::listen()?;
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
+            let config = exposure.config();
+            let readiness = config.readiness.clone();
             exposure.announce(address, output)?;
-            let config = ServerConfig { max_sessions: usize::from(max_sessions) - 1, ..exposure.config() };
+            drain::ready(&house);
+            let config = ServerConfig { max_sessions: usize::from(max_sessions) - 1, ..config };
             // Saved while the sessions are still there: the server drops them when it has ended.
-            let saving = house.clone();
-            let asked = async move {
-                ending.asked().await;
-                if tokio::task::spawn_blocking(move || saving.save_all()).await.is_err() {
-                    tracing::error!("the sessions could not be saved");
-                }
-            };
+            let asked = drain::asked(ending, readiness, house.clone());
             acdit_io::serve_sessions(listener, main, others, Some(house), config, asked).await?;
             Ok(())
         })

@@ -70,6 +70,9 @@ struct Stream {
     url: String,
     #[command(flatten)]
     token: TokenArgs,
+    /// Certificate authority to trust beside this machine's own, PEM: for wss:// with a certificate of one's own
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
 }
 
 /// A server and how to make oneself known to it.
@@ -81,8 +84,14 @@ struct Server {
 
 impl Stream {
     fn server(self) -> anyhow::Result<Server> {
-        let caller = self.token.read()?.map(|token| Caller::with_token(&token)).transpose()?;
-        Ok(Server { url: self.url, caller: caller.unwrap_or_default() })
+        let mut caller = Caller::default();
+        if let Some(token) = self.token.read()? {
+            caller = caller.with_token(&token)?;
+        }
+        if let Some(authority) = &self.tls_ca {
+            caller = caller.trusting(authority)?;
+        }
+        Ok(Server { url: self.url, caller })
     }
 }
 

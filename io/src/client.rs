@@ -1,9 +1,12 @@
 //! The same protocol from the viewer's end: what the tests and the `watch_client` example speak.
 
+use std::path::Path;
+
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
     tungstenite::{
         Message,
         client::IntoClientRequest as _,
@@ -16,6 +19,7 @@ use crate::{
     Error,
     auth::Token,
     protocol::{ClientMessage, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo},
+    tls,
 };
 
 /// What the server sends after its hello.
@@ -32,20 +36,30 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
     authorization: Option<HeaderValue>,
+    roots: Vec<CertificateDer<'static>>,
 }
 
 impl Caller {
-    /// One that shows this token.
+    /// The same with a token to show.
     ///
     /// # Errors
     /// [`Error::BadToken`](crate::Error::BadToken) for what no server would take.
-    pub fn with_token(token: &str) -> Result<Self, Error> {
+    pub fn with_token(self, token: &str) -> Result<Self, Error> {
         Token::new(token)?;
         let header = HeaderValue::from_str(&format!("Bearer {token}"));
         let mut header = header.map_err(|error| Error::BadToken(error.to_string()))?;
         // Not printed by whoever prints headers.
         header.set_sensitive(true);
-        Ok(Self { authorization: Some(header) })
+        Ok(Self { authorization: Some(header), ..self })
+    }
+
+    /// The same, trusting the authorities in a PEM file beside those that this machine trusts.
+    ///
+    /// # Errors
+    /// [`Error::Tls`](crate::Error::Tls) if the file holds none.
+    pub fn trusting(mut self, authorities: &Path) -> Result<Self, Error> {
+        self.roots.extend(tls::certificates(authorities)?);
+        Ok(self)
     }
 }
 
@@ -78,7 +92,11 @@ impl Client {
         request
             .headers_mut()
             .extend(caller.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
-        let (socket, _) = connect_async_with_config(request, Some(config), true).await?;
+        let connector = match request.uri().scheme_str() {
+            Some("wss") => Some(Connector::Rustls(tls::client_config(&caller.roots)?)),
+            _ => None,
+        };
+        let (socket, _) = connect_async_tls_with_config(request, Some(config), true, connector).await?;
         let mut client = Self { socket, info: WorldInfo::default(), state: State::default(), next_id: 1 };
         let Event::Message(ServerMessage::Hello { version, info, state, .. }) = client.next().await? else {
             return Err(Error::NoHello);

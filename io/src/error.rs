@@ -1,6 +1,6 @@
 //! What can go wrong at the edges: binding, the wire, and the client's end of it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use tokio_tungstenite::tungstenite;
 
@@ -23,6 +23,14 @@ pub enum Error {
         name: String,
         /// What would do.
         expected: &'static str,
+    },
+    /// Certificates or a key cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// Expected and got.
+        reason: String,
     },
     /// A socket operation failed.
     #[error("network: {0}")]

@@ -25,7 +25,9 @@ use crate::{
     auth::{self, Auth, Token},
     observe, page,
     peer::Peer,
+    readiness::Readiness,
     routes::{Route, routes},
+    tls::Tls,
 };
 
 /// On every response. WebSockets to the page's own origin are within `'self'`.
@@ -53,6 +55,8 @@ pub struct Access {
     pub origins: Vec<String>,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub proxies: Vec<IpNet>,
+    /// Serves https:// and wss:// instead of http:// and ws://.
+    pub tls: Option<Tls>,
 }
 
 impl Access {
@@ -91,6 +95,7 @@ pub(crate) struct Gate {
     names: Names,
     pub(crate) auth: Auth,
     pub(crate) proxies: Vec<IpNet>,
+    readiness: Readiness,
     /// What is answered without a token.
     public: Vec<Route>,
 }
@@ -98,15 +103,15 @@ pub(crate) struct Gate {
 impl Gate {
     /// # Errors
     /// [`Error::NotLoopback`] for an address that other machines reach and nobody needs a token for; [`Error::BadName`].
-    pub(crate) fn new(address: SocketAddr, access: Access) -> Result<Self, Error> {
+    pub(crate) fn new(address: SocketAddr, access: Access, readiness: Readiness) -> Result<Self, Error> {
         access.check()?;
-        let Access { token, hosts, origins, proxies } = access;
+        let Access { token, hosts, origins, proxies, .. } = access;
         if token.is_none() && !address.ip().is_loopback() {
             return Err(Error::NotLoopback(address));
         }
         let names = Names::new(address, hosts, origins);
         let public = routes().into_iter().filter(|route| route.public).collect();
-        Ok(Self { names, auth: Auth::new(token), proxies, public })
+        Ok(Self { names, auth: Auth::new(token), proxies, readiness, public })
     }
 
     /// Whatever answers GET answers HEAD as well.
@@ -205,12 +210,21 @@ pub(crate) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
             }
             _ => auth::unauthorized(),
         }
+    } else if gate.readiness.is_withdrawn() && begins_something(&request) {
+        let message = "the server is stopping";
+        Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message).retry_after().into_response()
     } else {
         request.extensions_mut().insert(peer);
         next.run(request).await
     };
     response.headers_mut().extend(HEADERS);
     response
+}
+
+/// A viewer or a session that would soon be ended again.
+fn begins_something(request: &Request) -> bool {
+    let path = request.uri().path();
+    path.starts_with("/ws") || (request.method() == Method::POST && path == "/api/sessions")
 }
 
 /// An HTTP request that is not done: a status and `{error, code, request_id}`.
@@ -223,6 +237,10 @@ pub(crate) struct Rejection {
     /// Something here may be wrong, not only the request.
     warn: bool,
 }
+
+/// A rejection's code, as an extension of its response.
+#[derive(Clone, Debug)]
+pub(crate) struct Code(pub(crate) String);
 
 #[derive(Debug, Serialize)]
 struct RejectionBody {
@@ -251,14 +269,16 @@ impl Rejection {
 
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
-        let RejectionBody { error, code, request_id } = &self.body;
+        let RejectionBody { error, code, .. } = &self.body;
         let (status, detail) = (self.status.as_u16(), self.detail);
         if self.warn {
-            tracing::warn!(status, code, request_id, detail, "refused: {error}");
+            tracing::warn!(status, code, detail, "refused: {error}");
         } else {
-            tracing::info!(status, code, request_id, detail, "refused: {error}");
+            tracing::info!(status, code, detail, "refused: {error}");
         }
+        let code = Code(code.clone());
         let mut response = (self.status, Json(self.body)).into_response();
+        response.extensions_mut().insert(code);
         if self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -9,15 +9,18 @@ mod client;
 mod error;
 mod guard;
 mod hub;
+mod metrics;
 mod observe;
 mod page;
 mod peer;
 mod protocol;
+mod readiness;
 mod routes;
 mod server;
 mod sessions;
 mod socket;
 mod source;
+mod tls;
 mod upload;
 
 pub use auth::Token;
@@ -25,11 +28,14 @@ pub use client::{Caller, Client, Event};
 pub use error::Error;
 pub use guard::Access;
 pub use hub::{Demand, Hub, HubStats};
+pub use ipnet::IpNet;
 pub use protocol::{
     ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
     State, Timings, VERSION, WindowInfo, WorldInfo,
 };
+pub use readiness::Readiness;
 pub use routes::{Route, routes};
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;
 pub use source::{Control, Fork, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
+pub use tls::Tls;

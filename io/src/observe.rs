@@ -1,16 +1,21 @@
 //! What is told of every request: an id in each of its log lines, in its answer and in its errors, and its place in the metrics.
 
+use std::sync::Arc;
+
 use axum::{
     body::to_bytes,
-    extract::Request,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use tokio::{task_local, time::Instant};
 use tracing::Instrument as _;
 
-use crate::guard::Rejection;
+use crate::{
+    guard::{Code, Rejection},
+    metrics::Metrics,
+};
 
 /// Carries a request's id, in its answer and in what a trusted proxy sends.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,10 +39,11 @@ fn fresh() -> String {
 
 /// Names a request, logs how it ended, and sees that every refusal is one of ours. The path is logged without its query, which
 /// may hold a token.
-pub(crate) async fn observe(request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let (id, began) = (fresh(), Instant::now());
+    let uploads = brings_a_clip(&request);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let span = tracing::info_span!("request", request_id = %id);
+    let span = tracing::error_span!("request", request_id = %id); // there for every line that is logged
     let answered = async {
         let response = in_our_words(next.run(request).await).await;
         let (status, seconds) = (response.status().as_u16(), began.elapsed().as_secs_f64());
@@ -45,10 +51,23 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
         response
     };
     let mut response = ID.scope(id.clone(), answered.instrument(span)).await;
+    metrics.answered(response.status());
+    if uploads {
+        let refused = response.extensions().get::<Code>().map(|Code(code)| code.as_str());
+        metrics.upload(refused.unwrap_or("accepted"));
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
+}
+
+/// A clip by itself, or with a session's fields.
+fn brings_a_clip(request: &Request) -> bool {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let form = kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/"));
+    request.method() == Method::POST && (path.ends_with("/clip") || (path == "/api/sessions" && form))
 }
 
 /// An error of the library's, which is plain text or nothing at all, as one of ours.

@@ -8,7 +8,7 @@ use axum::{
     routing::{self, MethodRouter},
 };
 
-use crate::{auth, guard, guard::Rejection, observe, page, server, server::App, sessions, upload};
+use crate::{auth, guard, guard::Rejection, metrics, observe, page, server, server::App, sessions, upload};
 
 /// One method of one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,7 @@ fn table() -> Vec<Handled> {
         post("/api/signin", Token, "exchange the token for a cookie", auth::sign_in),
         delete("/api/signin", Token, "forget the cookie", auth::sign_out),
         get("/info", Token, "what is streamed, and where it stands", server::info),
+        get("/metrics", Token, "counts and gauges for Prometheus", metrics::metrics),
         get("/healthz", Public, "whether the server runs", async || "ok\n"),
         get("/readyz", Public, "whether it takes viewers", server::ready),
     ];
@@ -118,6 +119,6 @@ pub(crate) fn router(app: App) -> Router {
         .fold(Router::new(), |router, Handled { route, handler }| router.route(route.path, handler))
         .fallback(async || Rejection::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
         .layer(middleware::from_fn_with_state(app.gate.clone(), guard::check))
-        .layer(middleware::from_fn(observe::observe))
+        .layer(middleware::from_fn_with_state(app.metrics.clone(), observe::observe))
         .with_state(app)
 }

@@ -19,7 +19,8 @@ use hyper_util::{
 };
 use serde::Serialize;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
@@ -30,9 +31,11 @@ use crate::{
     Error,
     guard::{Access, Gate, Rejection},
     hub::{Demand, Hub, HubStats},
+    metrics::Metrics,
     peer::{Crowd, Held, Peer},
     protocol,
     protocol::WorldInfo,
+    readiness::Readiness,
     routes,
     sessions::{MAIN, Room, Rooms, Tenant},
     socket,
@@ -74,6 +77,8 @@ pub struct ServerConfig {
     pub shutdown_deadline: Duration,
     /// Who may connect, and under which names.
     pub access: Access,
+    /// Withdrawn by whoever ends the server, some time before it is ended.
+    pub readiness: Readiness,
 }
 
 impl Default for ServerConfig {
@@ -93,6 +98,7 @@ impl Default for ServerConfig {
             silence_limit: Duration::from_secs(30),
             shutdown_deadline: Duration::from_secs(8),
             access: Access::default(),
+            readiness: Readiness::default(),
         }
     }
 }
@@ -108,6 +114,7 @@ pub(crate) struct App {
     pub(crate) stop: CancellationToken,
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) metrics: Arc<Metrics>,
     viewers: Arc<Semaphore>,
     crowd: Crowd,
     pub(crate) tasks: TaskTracker,
@@ -118,6 +125,11 @@ impl App {
     fn of(self, room: Room) -> Self {
         let Room { id, source, hub, stop, .. } = room;
         Self { session: id, source, hub, stop, ..self }
+    }
+
+    /// Whether new viewers are taken.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.config.readiness.is_withdrawn() && !self.stop.is_cancelled()
     }
 }
 
@@ -151,9 +163,10 @@ pub async fn serve_sessions(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr()?;
-    let gate = Arc::new(Gate::new(address, config.access.clone())?);
+    let gate = Arc::new(Gate::new(address, config.access.clone(), config.readiness.clone())?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let rooms = Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone());
+    let metrics = Arc::new(Metrics::default());
+    let rooms = Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone(), metrics.clone());
     let Room { id: session, source, hub, .. } = rooms.add(main);
     for session in others {
         rooms.add(session);
@@ -165,6 +178,7 @@ pub async fn serve_sessions(
         rooms,
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
         gate,
+        metrics,
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
         crowd: Crowd::new(config.max_viewers_per_address),
         stop,
@@ -177,6 +191,7 @@ pub async fn serve_sessions(
         () = accept(listener, router, &app) => {}
         () = shutdown => {}
     }
+    app.config.readiness.withdraw();
     app.stop.cancel();
     app.tasks.close();
     if timeout(app.config.shutdown_deadline, app.tasks.wait()).await.is_err() {
@@ -199,9 +214,22 @@ async fn accept(listener: TcpListener, router: Router, app: &App) {
                     crowd.enter(peer.ip)
                 };
                 let (config, stop) = (app.config.clone(), app.stop.clone());
+                // Frames are small and wanted at once. A socket that refuses the option is only slower.
+                let _ = stream.set_nodelay(true);
                 let router = if share.is_some() { router.clone() } else { Router::new().fallback(too_many) };
                 app.tasks.spawn(async move {
-                    connection(stream, peer, router, config.header_deadline, stop).await;
+                    let deadline = config.header_deadline;
+                    match &config.access.tls {
+                        None => connection(stream, peer, router, deadline, stop).await,
+                        Some(tls) => match timeout(deadline, tls.accept(stream)).await {
+                            Ok(Ok(stream)) => {
+                                connection(stream, Peer { secure: true, ..peer }, router, deadline, stop)
+                                    .await;
+                            }
+                            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
+                            Err(_) => tracing::debug!("the TLS handshake took too long"),
+                        },
+                    }
                     drop((permit, share));
                 });
             }
@@ -222,14 +250,12 @@ async fn too_many() -> Response {
 
 /// Answers one connection's requests until it ends, is upgraded, or the server stops.
 async fn connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
     router: Router,
     header_deadline: Duration,
     stop: CancellationToken,
 ) {
-    // Frames are small and wanted at once. A socket that refuses the option is only slower.
-    let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
@@ -322,7 +348,7 @@ fn admit(
 }
 
 pub(crate) async fn ready(State(app): State<App>) -> Response {
-    if app.stop.is_cancelled() {
+    if !app.is_ready() {
         return Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping")
             .into_response();
     }

@@ -31,6 +31,7 @@ use self::waiting_line::Line;
 use crate::{
     guard::Rejection,
     hub::Hub,
+    metrics::Metrics,
     peer::Peer,
     protocol,
     server::{App, report_demand},
@@ -70,6 +71,16 @@ pub(crate) struct Rooms {
     /// The server's own: a session ends with the server, not with one that it was forked from.
     stop: CancellationToken,
     tasks: TaskTracker,
+    metrics: Arc<Metrics>,
+}
+
+/// How many there are of what comes and goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Census {
+    pub(crate) sessions: usize,
+    pub(crate) viewers: usize,
+    /// Requests that wait for a place.
+    pub(crate) waiting: usize,
 }
 
 impl Rooms {
@@ -78,6 +89,7 @@ impl Rooms {
         max_sessions: usize,
         stop: CancellationToken,
         tasks: TaskTracker,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             rooms: Arc::default(),
@@ -86,7 +98,14 @@ impl Rooms {
             line: Line::default(),
             stop,
             tasks,
+            metrics,
         }
+    }
+
+    pub(crate) fn census(&self) -> Census {
+        let rooms = self.lock();
+        let viewers = rooms.values().map(|room| room.hub.stats().viewers).sum();
+        Census { sessions: rooms.len(), viewers, waiting: self.line.len() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Room>> {
@@ -108,6 +127,7 @@ impl Rooms {
         let Session { id, source, hub, private, unattended } = session;
         let (stop, gone) = (self.stop.child_token(), CancellationToken::new());
         let source = Arc::new(Tenant::new(source, place, gone.clone()));
+        hub.count_in(self.metrics.clone());
         self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
         let seats = Arc::new(Semaphore::new(if private { 1 } else { Semaphore::MAX_PERMITS }));
         let room = Room { id: id.clone(), source, hub, private, unattended, seats, stop, gone };
@@ -149,7 +169,12 @@ impl Rooms {
             let id = id.clone();
             move || maker.open(&id, &wanted)
         });
-        let (source, hub) = opening.await.map_err(|_| failed())??;
+        let opened = opening.await.map_err(|_| failed()).flatten();
+        let (source, hub) = opened.inspect_err(|refusal| {
+            if refusal.code == FAILED {
+                self.metrics.session_failed();
+            }
+        })?;
         self.seat(Session { id: id.clone(), source, hub, private, unattended }, Some(place));
         Ok(id)
     }
@@ -180,8 +205,11 @@ fn refused(code: &str, message: &str) -> Refusal {
     Refusal::new(code, message)
 }
 
+/// The code of what the world could not do, though nothing was wrong with the request.
+const FAILED: &str = "failed";
+
 fn failed() -> Refusal {
-    refused("failed", "the world could not do that")
+    refused(FAILED, "the world could not do that")
 }
 
 /// What `POST /api/sessions` takes; all of it optional.

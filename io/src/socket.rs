@@ -237,8 +237,11 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
         self.answer(ServerMessage::Received { id }).await?;
         let (reply, answer) = Reply::channel();
         self.app.source.control(control, reply);
+        let metrics = self.app.metrics.clone();
         let answered = async move {
-            match outcome(answer).await {
+            let outcome = outcome(answer).await;
+            metrics.control(outcome.is_ok());
+            match outcome {
                 Ok(block) => ServerMessage::Applied { id, block, session: None },
                 Err(refusal) => refused(id, refusal),
             }

@@ -4,6 +4,7 @@
 
 mod configuration;
 mod encoding;
+mod exposing;
 mod harness;
 mod judging;
 mod making;
@@ -11,6 +12,7 @@ mod making;
 mod old_kernel;
 mod refusals;
 mod serving;
+mod stopping;
 mod training;
 mod uploading;
 mod watching;

@@ -132,12 +132,12 @@ async fn a_ticket_opens_one_websocket() {
     assert!(refused(Client::connect(&url, Kind::H264).await).contains("401"));
     assert!(refused(Client::connect(&served.url(), Kind::H264).await).contains("401"));
 
-    let caller = Caller::with_token(TOKEN).unwrap();
+    let caller = Caller::default().with_token(TOKEN).unwrap();
     assert!(!format!("{caller:?}").contains(TOKEN));
     Client::connect_as(&caller, &served.url(), Kind::H264).await.unwrap();
-    let stranger = Caller::with_token("0123456789abcdef-tokem").unwrap();
+    let stranger = Caller::default().with_token("0123456789abcdef-tokem").unwrap();
     assert!(refused(Client::connect_as(&stranger, &served.url(), Kind::H264).await).contains("401"));
-    assert!(matches!(Caller::with_token("short"), Err(Error::BadToken(_))));
+    assert!(matches!(Caller::default().with_token("short"), Err(Error::BadToken(_))));
 }
 
 #[tokio::test]
@@ -147,6 +147,7 @@ async fn names_that_a_proxy_serves_are_let_in_and_no_others() {
         hosts: vec!["world.example".into(), "world.example:8443".into()],
         origins: vec!["https://studio.example".into()],
         proxies: vec!["127.0.0.1/32".parse().unwrap()],
+        tls: None,
     };
     let served = Served::start_at("0.0.0.0:0".parse().unwrap(), with(access)).await;
     let (port, bearer) = (served.address.port(), format!("Authorization: Bearer {TOKEN}"));
