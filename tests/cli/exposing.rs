@@ -1,6 +1,6 @@
 //! `serve` for other machines: tokens from each place that they may come from, and nowhere else.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Folder, ran};
