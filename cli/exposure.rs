@@ -101,7 +101,7 @@ pub(crate) struct ExposureArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_viewers: u16,
     /// Viewers from one address; this machine may have any number
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 32)]
     max_viewers_per_address: u16,
     /// Open connections, viewers included
     #[arg(long, value_name = "N", default_value_t = 256)]

@@ -15,6 +15,7 @@ use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::sessions::{self, House, State};
 use crate::signals::Ending;
+use crate::source::moments;
 use crate::uploads::{UploadArgs, Uploads};
 use crate::world::{Loaded, WorldArgs};
 
@@ -46,7 +47,7 @@ pub(crate) struct Serve {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Sessions at a time, the one on the page included; at most 16
-    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
+    #[arg(long, default_value_t = MAX_STREAMS as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
     max_sessions: u16,
     /// Sessions computed in one batch
     #[arg(long, default_value_t = MAX_BATCH as u16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_STREAMS as i64))]
@@ -131,6 +132,7 @@ fn describe(loaded: &Loaded, settings: &acdit_runtime::Settings) -> anyhow::Resu
             .collect(),
         frames_per_second: meta.fps,
         frame: acdit_io::Size { width: encoded.width, height: encoded.height },
+        input: acdit_io::Size { width: size.width, height: size.height },
         display: acdit_io::Size { width: encoded.width * factor, height: encoded.height * factor },
         frames_per_block: frames_per_block as u32,
         codec: String::new(),
@@ -141,6 +143,8 @@ fn describe(loaded: &Loaded, settings: &acdit_runtime::Settings) -> anyhow::Resu
                 WindowMode::Windowed => "windowed".to_owned(),
             },
         },
+        sampling: sessions::sampling(&settings.sampling),
+        reference: world.reference().map(moments),
     };
     let frames = settings.window * frames_per_block as usize;
     Ok((info, Wanted { size, frames_per_second: meta.fps, frames }))

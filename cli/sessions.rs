@@ -1,13 +1,15 @@
 //! The sessions of `serve`: one engine, a stream for each, and a folder for each where `--state` names one.
 
+mod begin;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use acdit_io::{Hub, MAIN, Refusal, Session, Sessions, WorldInfo, WorldSource};
+use acdit_io::{Hub, MAIN, Refusal, SamplingInfo, Session, Sessions, Wanted, WorldInfo, WorldSource};
 use acdit_model::write_atomically;
-use acdit_runtime::{Beginning, Control, Engine, Stream, StreamConfig};
+use acdit_runtime::{Beginning, Engine, Sampling, Stream, StreamConfig};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +26,13 @@ const LOGS_PER_SAVE: u32 = 20;
 const SERVED: &str = "served.json";
 
 /// Denoising steps that a session may ask for, unless the server was started with more: all wait for the slowest.
-const MOST_STEPS: usize = 50;
+const MOST_STEPS: u32 = 50;
+
+/// How sessions begin to sample, and how far they may go.
+pub(crate) fn sampling(begin: &Sampling) -> SamplingInfo {
+    let steps = u32::try_from(begin.steps).unwrap_or(u32::MAX);
+    SamplingInfo { steps, guidance: begin.guidance, max_steps: MOST_STEPS.max(steps) }
+}
 
 /// Makes streams on one engine.
 pub(crate) struct House {
@@ -79,7 +87,7 @@ impl House {
         let main = match main {
             Some(main) => main,
             None => {
-                let (source, hub) = self.begin(MAIN, &self.config, Beginning::New)?;
+                let (source, hub) = self.begin(MAIN, &self.config, Beginning::New, true)?;
                 self.note(MAIN, false, false)?;
                 Session { id: MAIN.to_owned(), source, hub, private: false, unattended: false }
             }
@@ -110,17 +118,18 @@ impl House {
         if weights != state.weights {
             bail!("{}: made with other weights", path.display());
         }
-        let (source, hub) = self.begin(id, &self.config, Beginning::Saved(folder))?;
+        let (source, hub) = self.begin(id, &self.config, Beginning::Saved(folder), true)?;
         source.save_if_changed()?;
         Ok(Session { id: id.to_owned(), source, hub, private, unattended })
     }
 
-    /// Opens a stream and lets its packets and states go to a hub.
+    /// Opens a stream and lets its packets and states go to a hub. It is `kept` over restarts if others are.
     fn begin(
         &self,
         id: &str,
         config: &StreamConfig,
         beginning: Beginning,
+        kept: bool,
     ) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
         let Stream { handle, packets, states } = self.engine.open_from(config, beginning)?;
         let block = self.engine.frames_per_block() as f64 / self.engine.meta().fps;
@@ -140,7 +149,9 @@ impl House {
             handle: Arc::new(handle),
             info,
             uploads: self.uploads.clone(),
-            saved: Mutex::new(Saved::to(self.state.as_ref().map(|state| state.folder.join(id)))),
+            saved: Mutex::new(Saved::to(
+                self.state.as_ref().filter(|_| kept).map(|state| state.folder.join(id)),
+            )),
         });
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.insert(id.to_owned(), Arc::downgrade(&source));
@@ -186,82 +197,22 @@ impl House {
             }
         }
     }
-
-    fn make(&self, id: &str, wanted: &acdit_io::Wanted) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
-        let mut config = self.config.clone();
-        // The id is random, and a number of this size is the same in a browser.
-        let seed = u64::from_str_radix(id, 16).unwrap_or_default() >> 32;
-        config.settings.seed = wanted.seed.unwrap_or(seed);
-        let sampling = &mut config.settings.sampling;
-        if let Some(steps) = wanted.steps {
-            let most = MOST_STEPS.max(sampling.steps);
-            if steps as usize > most {
-                let message =
-                    format!("{steps} steps: expected at most {most}, since sessions wait for one another");
-                return Err(acdit_runtime::Refusal { code: "bad_input", message }.into());
-            }
-            sampling.steps = steps as usize;
-        }
-        sampling.guidance = wanted.guidance.unwrap_or(sampling.guidance);
-        config.label = wanted.label.map_or(config.label, i64::from);
-        let made = match &wanted.fork {
-            None => self.begin(id, &config, Beginning::New)?,
-            Some(fork) => self.fork(id, wanted, fork)?,
-        };
-        self.note(id, wanted.private, wanted.unattended)?;
-        Ok(made)
-    }
-
-    fn fork(
-        &self,
-        id: &str,
-        wanted: &acdit_io::Wanted,
-        fork: &acdit_io::Fork,
-    ) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
-        let unknown =
-            || acdit_runtime::Refusal { code: "no_session", message: "there is no such session".to_owned() };
-        let parent = self.find(&fork.session).ok_or_else(unknown)?;
-        let of = Box::new(parent.handle.timeline()?);
-        let mut sampling = of.session().settings().sampling;
-        let (source, hub) = self.begin(id, &self.config, Beginning::Fork { of, block: fork.block })?;
-        sampling.steps = wanted.steps.map_or(sampling.steps, |steps| steps as usize);
-        sampling.guidance = wanted.guidance.unwrap_or(sampling.guidance);
-        let changes = [
-            wanted.label.map(|label| Control::Label(label.into())),
-            wanted.seed.map(Control::Seed),
-            (wanted.steps.is_some() || wanted.guidance.is_some()).then_some(Control::Sampling(sampling)),
-        ];
-        for change in changes.into_iter().flatten() {
-            source.handle.apply(change)?;
-        }
-        Ok((source, hub))
-    }
 }
 
 impl Sessions for House {
-    fn open(&self, id: &str, wanted: &acdit_io::Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
-        match self.make(id, wanted) {
-            Ok((source, hub)) => Ok((source, hub)),
-            Err(error) => {
-                self.ended(id);
-                let refusal = match error.downcast::<acdit_runtime::Refusal>() {
-                    Ok(refusal) => refusal,
-                    Err(error) => match error.downcast::<acdit_runtime::Error>() {
-                        Ok(acdit_runtime::Error::Full { .. }) => acdit_runtime::Refusal {
-                            code: "full",
-                            message: "all sessions are taken: try again later".to_owned(),
-                        },
-                        Ok(error) => error.into(),
-                        Err(error) => {
-                            tracing::error!("a session could not be made: {error:#}");
-                            let message = "the world could not do that".to_owned();
-                            acdit_runtime::Refusal { code: "failed", message }
-                        }
-                    },
-                };
-                Err(Refusal::new(refusal.code, refusal.message))
+    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal> {
+        let (mut made, mut past) = (Vec::new(), None);
+        for (at, (id, this)) in wanted.iter().enumerate() {
+            match self.make(id, this, &mut past) {
+                Ok((source, hub)) => made.push((source as Arc<dyn WorldSource>, hub)),
+                Err(error) => {
+                    drop(made);
+                    wanted[..=at].iter().for_each(|(id, _)| self.ended(id));
+                    return Err(begin::refusal(error));
+                }
             }
         }
+        Ok(made)
     }
 
     fn ended(&self, id: &str) {

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use acdit_codec::{Frame, Size};
 use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
-use acdit_runtime::{Consumer, Control, Outcome, Packet, PacketKind, Saver, State, StreamHandle, write_log};
+use acdit_runtime::{
+    Consumer, Control, Moments, Outcome, Packet, PacketKind, Saver, State, StreamHandle, write_log,
+};
 
 use crate::uploads::Uploads;
 
@@ -50,6 +53,20 @@ impl WorldSource for StreamSource {
             Asked::Restart { seed } => Control::Restart { seed },
             Asked::Seed { seed } => Control::Seed(seed),
             Asked::Rewind { block } => Control::Rewind { block },
+            Asked::Sampling { steps, guidance } => {
+                if let Err(message) = check_steps(steps, &self.info) {
+                    return reply.refused("bad_input", message);
+                }
+                Control::Sampling { steps: steps.map(|steps| steps as usize), guidance }
+            }
+            Asked::Inject { frames } => match self.pictures(&frames) {
+                Ok(frames) => Control::Inject { frames },
+                Err(error) => return reply.refused("bad_frames", error.to_string()),
+            },
+            Asked::Record { .. } => {
+                let message = "this server keeps no recordings: it runs without --recordings";
+                return reply.refused("no_recordings", message);
+            }
             Asked::Continue { clip } => return self.continue_from(clip, reply),
             _ => return reply.refused("unsupported", "this world cannot do that"),
         };
@@ -121,11 +138,28 @@ impl StreamSource {
         self.lock_saved().over = true;
     }
 
+    fn pictures(&self, frames: &[impl AsRef<[u8]>]) -> Result<Vec<Frame>, acdit_codec::Error> {
+        let acdit_io::Size { width, height } = self.info.input;
+        let picture = |pixels: &[u8]| Frame::new(Size { width, height }, pixels.to_vec());
+        frames.iter().map(|pixels| picture(pixels.as_ref())).collect()
+    }
+
     fn continue_from(&self, clip: impl AsRef<[u8]> + Send + 'static, reply: Reply) {
         let handle = self.handle.clone();
         self.uploads.decode(clip, reply, move |frames, reply| {
             handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome));
         });
+    }
+}
+
+/// Refuses more steps than the world allows: sessions of a batch wait for one another.
+pub(crate) fn check_steps(steps: Option<u32>, info: &WorldInfo) -> Result<(), String> {
+    let most = info.sampling.max_steps;
+    match steps {
+        Some(steps) if steps > most => {
+            Err(format!("{steps} steps: expected at most {most}, since sessions wait for one another"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -166,15 +200,22 @@ pub(crate) fn announce(states: &Consumer<State>, hub: &Hub) {
 /// Waits for the stream's next state and tells the viewers; `false` at the end.
 pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
     let Some(received) = states.recv() else { return false };
-    let State { generation, block, reach, label, seed, paused, timings, underruns, .. } = received.item;
+    let state = received.item;
+    let State { generation, block, reach, label, seed, paused, timings, underruns, .. } = state;
     hub.announce(acdit_io::State {
         generation,
         block,
         reach,
         label: index(label),
         seed,
+        sampling: acdit_io::Sampling {
+            steps: u32::try_from(state.sampling.steps).unwrap_or(u32::MAX),
+            guidance: state.sampling.guidance,
+        },
         paused,
         underruns,
+        latents: state.latents.map(moments),
+        recording: None,
         timings: acdit_io::Timings {
             denoise: timings.denoise,
             context: timings.context,
@@ -183,6 +224,10 @@ pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
         },
     });
     true
+}
+
+pub(crate) fn moments(Moments { mean, deviation }: Moments) -> acdit_io::Moments {
+    acdit_io::Moments { mean, deviation }
 }
 
 /// Labels are checked where they enter: none is negative.

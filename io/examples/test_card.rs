@@ -18,8 +18,8 @@ use std::{
 };
 
 use acdit_io::{
-    Control, Header, Hub, Kind, LabelInfo, Packet, Reply, ServerConfig, Size, State, WindowInfo, WorldInfo,
-    WorldSource, serve,
+    Control, Header, Hub, Kind, LabelInfo, Moments, Packet, Reply, Sampling, SamplingInfo, ServerConfig,
+    Size, State, WindowInfo, WorldInfo, WorldSource, serve,
 };
 use bytes::Bytes;
 
@@ -27,6 +27,9 @@ const SIDE: usize = 64;
 const RATE: u64 = 8;
 const FRAMES: usize = 4;
 const BLOCK: Duration = Duration::from_millis(1000 * FRAMES as u64 / RATE);
+/// It changes nothing here but what viewers are told.
+const SAMPLING: Sampling = Sampling { steps: 10, guidance: 1.0 };
+const MOST_STEPS: u32 = 50;
 const LABELS: [(&str, &str, [f32; 2]); 5] = [
     ("none", "0", [0.0, 0.0]),
     ("down", "ArrowDown", [0.0, 1.0]),
@@ -58,10 +61,17 @@ impl WorldSource for TestCard {
             labels: LABELS.map(label).into(),
             frames_per_second: RATE as f64,
             frame: Size { width: SIDE as u32, height: SIDE as u32 },
+            input: Size { width: SIDE as u32, height: SIDE as u32 },
             display: Size { width: 512, height: 512 },
             frames_per_block: FRAMES as u32,
             codec: "avc1.42E01E".into(),
             window: WindowInfo { blocks: 0, mode: "windowed".into() },
+            sampling: SamplingInfo {
+                steps: SAMPLING.steps,
+                guidance: SAMPLING.guidance,
+                max_steps: MOST_STEPS,
+            },
+            reference: Some(moments(&Ball::new(0).picture([0.0, 0.0]))),
         }
     }
 
@@ -89,8 +99,10 @@ struct World {
     ball: Ball,
     /// Frames of a clip that are still to be shown.
     clip: Vec<Picture>,
-    /// The newest block, its first header and all its pixels, to show again while paused.
-    newest: Option<(Header, Vec<u8>)>,
+    /// Frames for the beginning of the next block.
+    inject: Vec<Picture>,
+    /// The newest block, to show again while paused: its first header, how many of its frames were given, all its pixels.
+    newest: Option<(Header, u64, Vec<u8>)>,
     frame: u64,
 }
 
@@ -128,6 +140,18 @@ impl World {
                 return self.step();
             }
             Control::Step => return reply.refused("not_paused", "step works while paused"),
+            Control::Sampling { steps: Some(steps), .. } if !(1..=MOST_STEPS).contains(&steps) => {
+                return reply.refused("bad_input", format!("{steps} steps: expected 1 to {MOST_STEPS}"));
+            }
+            Control::Sampling { steps, guidance } => {
+                let sampling = &mut self.state.sampling;
+                sampling.steps = steps.unwrap_or(sampling.steps);
+                sampling.guidance = guidance.unwrap_or(sampling.guidance);
+            }
+            Control::Inject { frames } => self.inject = frames.iter().map(|frame| frame.to_vec()).collect(),
+            Control::Record { .. } => {
+                return reply.refused("no_recordings", "the test card keeps no recordings");
+            }
             Control::Restart { seed } => self.restart(seed.unwrap_or(self.state.seed + 1)),
             Control::Continue { clip } => match decode(&clip) {
                 Some(frames) => {
@@ -146,22 +170,23 @@ impl World {
         self.state = State { generation: self.state.generation + 1, block: 0, seed, ..self.state.clone() };
         self.ball = Ball::new(seed);
         self.clip.clear();
+        self.inject.clear();
+        self.state.latents = None;
         self.frame = 0;
     }
 
     fn step(&mut self) {
-        let injected = !self.clip.is_empty();
-        let pictures: Vec<Picture> = if injected {
-            self.clip.drain(..FRAMES.min(self.clip.len())).collect()
-        } else {
-            let (_, _, pull) = LABELS[self.state.label as usize];
-            (0..FRAMES).map(|_| self.ball.picture(pull)).collect()
-        };
+        let mut given = std::mem::take(&mut self.inject);
+        given.extend(self.clip.drain(..(FRAMES - given.len()).min(self.clip.len())));
+        let injected = given.len();
+        let mut pictures = given;
+        let (_, _, pull) = LABELS[self.state.label as usize];
+        pictures.extend((injected..FRAMES).map(|_| self.ball.picture(pull)));
         let first = Header {
             kind: Kind::H264,
             keyframe: true,
-            generated: !injected,
-            injected,
+            generated: true,
+            injected: false,
             generation: self.state.generation,
             frame: self.frame,
             pts: self.frame * 1_000_000 / RATE,
@@ -169,25 +194,36 @@ impl World {
             label: self.state.label,
         };
         self.frame += pictures.len() as u64;
-        self.newest = Some((first, pictures.concat()));
+        self.state.latents = Some(moments(&pictures.concat()));
+        self.newest = Some((first, injected as u64, pictures.concat()));
         self.publish();
         self.state.block += 1;
         self.hub.announce(self.state.clone());
     }
 
     fn publish(&mut self) {
-        let Some((first, pictures)) = &self.newest else { return };
+        let Some((first, injected, pictures)) = &self.newest else { return };
         self.demand.keyframe.store(false, Ordering::Relaxed);
         let wanted = [(Kind::H264, &self.demand.h264), (Kind::Jpeg, &self.demand.jpeg)];
         for (kind, _) in wanted.into_iter().filter(|(_, viewers)| viewers.load(Ordering::Relaxed) > 0) {
             for (at, payload) in (0..).zip(encode(kind, pictures)) {
                 let keyframe = at == 0 || kind == Kind::Jpeg;
                 let (frame, pts) = (first.frame + at, first.pts + at * 1_000_000 / RATE);
-                self.hub
-                    .publish(&Packet { header: Header { kind, keyframe, frame, pts, ..*first }, payload });
+                let (injected, generated) = (at < *injected, at >= *injected);
+                let header = Header { kind, keyframe, generated, injected, frame, pts, ..*first };
+                self.hub.publish(&Packet { header, payload });
             }
         }
     }
+}
+
+/// Of pixels, from -1 to 1: there are no latents here.
+fn moments(pixels: &[u8]) -> Moments {
+    let count = pixels.len() as f64;
+    let values = || pixels.iter().map(|&pixel| f64::from(pixel) / 127.5 - 1.0);
+    let mean = values().sum::<f64>() / count;
+    let deviation = (values().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
+    Moments { mean, deviation }
 }
 
 struct Ball {
@@ -279,9 +315,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         hub: hub.clone(),
         demand: demand.clone(),
         controls: receiver,
-        state: State::default(),
+        state: State { sampling: SAMPLING, ..State::default() },
         ball: Ball::new(0),
         clip: Vec::new(),
+        inject: Vec::new(),
         newest: None,
         frame: 0,
     };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -18,7 +19,9 @@ use tokio_tungstenite::{
 use crate::{
     Error,
     auth::Token,
-    protocol::{ClientMessage, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo},
+    protocol::{
+        ClientMessage, Inject, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo,
+    },
     tls,
 };
 
@@ -127,6 +130,18 @@ impl Client {
         let id = self.next_id;
         self.next_id += 1;
         self.socket.send(Message::text(serde_json::to_string(&ClientMessage { id, request })?)).await?;
+        Ok(id)
+    }
+
+    /// Sends `count` frames of [`WorldInfo::input`]'s size, packed RGB, the oldest first, for the next block. Its answers
+    /// carry the returned id.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn inject(&mut self, count: u8, pixels: Bytes) -> Result<u64, Error> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.socket.send(Message::binary(Inject { id, count, pixels }.encode())).await?;
         Ok(id)
     }
 

@@ -30,8 +30,9 @@ pub use guard::Access;
 pub use hub::{Demand, Hub, HubStats};
 pub use ipnet::IpNet;
 pub use protocol::{
-    ClientMessage, HEADER_LEN, Header, Kind, LabelInfo, MAX_PACKET, Packet, Request, ServerMessage, Size,
-    State, Timings, VERSION, WindowInfo, WorldInfo,
+    ClientMessage, FUTURES, Future, HEADER_LEN, Header, INJECT_HEADER, Inject, Kind, LabelInfo, MAX_INJECT,
+    MAX_PACKET, Moments, Packet, Recording, Request, Sampling, SamplingInfo, ServerMessage, Size, State,
+    Timings, VERSION, WindowInfo, WorldInfo,
 };
 pub use readiness::Readiness;
 pub use routes::{Route, routes};

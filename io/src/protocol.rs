@@ -3,9 +3,12 @@
 //! `docs/protocol.md` shows the same bytes; `tests/fixtures/messages.json` holds recorded ones that this module and
 //! the page's `protocol.mjs` are both tested against.
 
+mod inject;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+pub use self::inject::{INJECT_HEADER, Inject, MAX_INJECT};
 use crate::Error;
 
 /// Protocol version, in the first message each way and in every packet.
@@ -173,8 +176,43 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seed: Option<u64>,
     },
+    /// Sample otherwise from the next block on.
+    Sampling {
+        /// Denoising steps per block; as before when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps: Option<u32>,
+        /// Guidance scale; as before when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        guidance: Option<f64>,
+    },
+    /// Begin several sessions that share this one's past, all or none.
+    Futures {
+        /// The first block that is their own.
+        block: u64,
+        /// What becomes of each: [`FUTURES`] of them.
+        each: Vec<Future>,
+    },
+    /// Begin or end a recording of this session.
+    Record {
+        /// Whether there shall be one.
+        on: bool,
+    },
     /// Asks for a `received` and nothing else: a round trip.
     Ping,
+}
+
+/// How many sessions one [`Request::Futures`] may begin.
+pub const FUTURES: std::ops::RangeInclusive<usize> = 2..=9;
+
+/// One of several ways to go on from a block. What is absent is as the block was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Future {
+    /// Index into [`WorldInfo::labels`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<u32>,
+    /// Seed of its noise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// A message to a viewer.
@@ -206,6 +244,9 @@ pub enum ServerMessage {
         /// The session that a fork began.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         session: Option<String>,
+        /// The sessions that futures began, in the order in which they were asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sessions: Option<Vec<String>>,
     },
     /// The request will not be done.
     Refused {
@@ -238,6 +279,9 @@ pub struct WorldInfo {
     pub frames_per_second: f64,
     /// Encoded picture, in pixels.
     pub frame: Size,
+    /// Picture that an [`Inject`] carries, in pixels: the model's own.
+    #[serde(default)]
+    pub input: Size,
     /// Size at which it is meant to be looked at, in pixels.
     pub display: Size,
     /// Frames per block.
@@ -246,6 +290,50 @@ pub struct WorldInfo {
     pub codec: String,
     /// The context that the model sees.
     pub window: WindowInfo,
+    /// How blocks are sampled unless a session asks for something else.
+    #[serde(default)]
+    pub sampling: SamplingInfo,
+    /// Latents of real frames, to judge drift by; none if the world has none.
+    #[serde(default)]
+    pub reference: Option<Moments>,
+}
+
+/// How sessions begin to sample, and how far that can be changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SamplingInfo {
+    /// Denoising steps per block.
+    pub steps: u32,
+    /// Guidance scale.
+    pub guidance: f64,
+    /// The most steps that may be asked for.
+    pub max_steps: u32,
+}
+
+/// How a block is sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Denoising steps.
+    pub steps: u32,
+    /// Guidance scale; 1 is none.
+    pub guidance: f64,
+}
+
+/// Two figures of a block's latents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moments {
+    /// Of all values.
+    pub mean: f64,
+    /// Root mean square distance from the mean.
+    pub deviation: f64,
+}
+
+/// A recording that is being made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recording {
+    /// `GET /api/recordings/NAME.mp4` has it.
+    pub name: String,
+    /// Its first block.
+    pub since: u64,
 }
 
 /// A label and the key that chooses it.
@@ -290,12 +378,21 @@ pub struct State {
     pub label: u32,
     /// Seed of this generation.
     pub seed: u64,
+    /// How the next block will be sampled.
+    #[serde(default)]
+    pub sampling: Sampling,
     /// Whether the world waits for `resume` or `step`.
     pub paused: bool,
     /// Blocks that were ready only after the one before them had been shown.
     pub underruns: u64,
     /// Cost of the newest block.
     pub timings: Timings,
+    /// Figures of the newest block's latents; none before the first of a generation.
+    #[serde(default)]
+    pub latents: Option<Moments>,
+    /// The recording that is being made, if any.
+    #[serde(default)]
+    pub recording: Option<Recording>,
 }
 
 /// Where one block's time went, in seconds.
@@ -309,6 +406,22 @@ pub struct Timings {
     pub decode: f64,
     /// Pixels to packets.
     pub encode: f64,
+}
+
+impl Request {
+    /// What no type can say about its fields.
+    fn flaw(&self) -> Option<String> {
+        match self {
+            Self::Sampling { steps: None, guidance: None } => {
+                Some("sampling: expected steps, guidance or both".to_owned())
+            }
+            Self::Futures { each, .. } if !FUTURES.contains(&each.len()) => {
+                let (fewest, most) = (FUTURES.start(), FUTURES.end());
+                Some(format!("futures: expected {fewest} to {most} of them in each, got {}", each.len()))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Reads little-endian fields off the front of a header whose length was checked.
@@ -341,15 +454,20 @@ pub(crate) struct Misread {
 impl ClientMessage {
     /// Reads a viewer's text message; what cannot be read is described in words meant for the viewer.
     pub(crate) fn parse(text: &str) -> Result<Self, Misread> {
-        const TYPES: [&str; 10] =
-            ["hello", "label", "pause", "resume", "step", "seed", "rewind", "fork", "restart", "ping"];
+        const TYPES: [&str; 13] = [
+            "hello", "label", "pause", "resume", "step", "seed", "sampling", "rewind", "fork", "futures",
+            "restart", "record", "ping",
+        ];
         #[derive(Deserialize)]
         struct Envelope {
             id: Option<u64>,
             r#type: Option<String>,
         }
-        if let Ok(message) = serde_json::from_str(text) {
-            return Ok(message);
+        if let Ok(message) = serde_json::from_str::<Self>(text) {
+            return match message.request.flaw() {
+                None => Ok(message),
+                Some(flaw) => Err(Misread { id: Some(message.id), code: "bad_fields", message: flaw }),
+            };
         }
         let (id, code, message) = match serde_json::from_str::<Envelope>(text) {
             Err(_) => {

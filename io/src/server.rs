@@ -59,6 +59,8 @@ pub struct ServerConfig {
     pub max_viewers_per_address: usize,
     /// Sessions beside the main one; further ones are refused with 429.
     pub max_sessions: usize,
+    /// How long an ephemeral session goes on without viewers, or waits for its first.
+    pub linger: Duration,
     /// Clips being uploaded at once; further ones get 503 with Retry-After.
     pub max_uploads: usize,
     /// Largest clip, in bytes.
@@ -87,8 +89,9 @@ impl Default for ServerConfig {
             max_connections: 256,
             max_connections_per_address: 64,
             max_viewers: 64,
-            max_viewers_per_address: 16,
-            max_sessions: 7,
+            max_viewers_per_address: 32,
+            max_sessions: 15,
+            linger: Duration::from_secs(30),
             max_uploads: 4,
             upload_bytes: 64 << 20,
             upload_deadline: Duration::from_secs(60),
@@ -166,7 +169,7 @@ pub async fn serve_sessions(
     let gate = Arc::new(Gate::new(address, config.access.clone(), config.readiness.clone())?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let metrics = Arc::new(Metrics::default());
-    let rooms = Rooms::new(maker, config.max_sessions, stop.clone(), tasks.clone(), metrics.clone());
+    let rooms = Rooms::new(maker, &config, stop.clone(), tasks.clone(), metrics.clone());
     let Room { id: session, source, hub, .. } = rooms.add(main);
     for session in others {
         rooms.add(session);
@@ -334,9 +337,10 @@ fn admit(
     let share = app.crowd.enter(peer.ip).ok_or_else(crowded)?;
     let permit = app.viewers.clone().try_acquire_owned().map_err(full)?;
     let tasks = app.tasks.clone();
+    let longest = socket::transport_bytes(&app.source.info());
     let upgrade = upgrade
-        .max_message_size(socket::TRANSPORT_BYTES)
-        .max_frame_size(socket::TRANSPORT_BYTES)
+        .max_message_size(longest)
+        .max_frame_size(longest)
         .read_buffer_size(socket::READ_BUFFER)
         .max_write_buffer_size(socket::WRITE_BUFFER);
     let span = tracing::Span::current();

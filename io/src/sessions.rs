@@ -3,12 +3,14 @@
 //! One session is there from the start and for ever, [`MAIN`]; others come and go. Making one may take a while, since it
 //! waits for the world, so it happens off the server's own threads.
 
+mod futures;
 mod tenant;
 mod waiting_line;
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -30,11 +32,11 @@ pub(crate) use self::tenant::Tenant;
 use self::waiting_line::Line;
 use crate::{
     guard::Rejection,
-    hub::Hub,
+    hub::{Demand, Hub},
     metrics::Metrics,
     peer::Peer,
     protocol,
-    server::{App, report_demand},
+    server::{App, ServerConfig, report_demand},
     source::{Fork, Refusal, Session, Sessions, Wanted, WorldSource},
     upload,
 };
@@ -53,6 +55,7 @@ pub(crate) struct Room {
     pub(crate) hub: Hub,
     private: bool,
     unattended: bool,
+    ephemeral: bool,
     /// One permit for each viewer that may be there, taken before its hello.
     seats: Arc<Semaphore>,
     /// Ends its viewers' connections.
@@ -68,6 +71,8 @@ pub(crate) struct Rooms {
     maker: Option<Arc<dyn Sessions>>,
     places: Arc<Semaphore>,
     line: Line,
+    /// How long an ephemeral session outlives its last viewer.
+    linger: Duration,
     /// The server's own: a session ends with the server, not with one that it was forked from.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -86,7 +91,7 @@ pub(crate) struct Census {
 impl Rooms {
     pub(crate) fn new(
         maker: Option<Arc<dyn Sessions>>,
-        max_sessions: usize,
+        config: &ServerConfig,
         stop: CancellationToken,
         tasks: TaskTracker,
         metrics: Arc<Metrics>,
@@ -94,8 +99,9 @@ impl Rooms {
         Self {
             rooms: Arc::default(),
             maker,
-            places: Arc::new(Semaphore::new(max_sessions)),
+            places: Arc::new(Semaphore::new(config.max_sessions)),
             line: Line::default(),
+            linger: config.linger,
             stop,
             tasks,
             metrics,
@@ -120,63 +126,103 @@ impl Rooms {
     /// Takes in a session that was there before the server, even if there is no place for it.
     pub(crate) fn add(&self, session: Session) -> Room {
         let place = (session.id != MAIN).then(|| self.places.clone().try_acquire_owned().ok()).flatten();
-        self.seat(session, place)
+        self.seat(session, place, false)
     }
 
-    fn seat(&self, session: Session, place: Option<OwnedSemaphorePermit>) -> Room {
+    fn seat(&self, session: Session, place: Option<OwnedSemaphorePermit>, ephemeral: bool) -> Room {
         let Session { id, source, hub, private, unattended } = session;
         let (stop, gone) = (self.stop.child_token(), CancellationToken::new());
         let source = Arc::new(Tenant::new(source, place, gone.clone()));
         hub.count_in(self.metrics.clone());
         self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
         let seats = Arc::new(Semaphore::new(if private { 1 } else { Semaphore::MAX_PERMITS }));
-        let room = Room { id: id.clone(), source, hub, private, unattended, seats, stop, gone };
+        let room = Room { id: id.clone(), source, hub, private, unattended, ephemeral, seats, stop, gone };
         self.lock().insert(id, room.clone());
+        if ephemeral {
+            self.tasks.spawn(self.clone().end_unwatched(room.clone()));
+        }
         room
+    }
+
+    /// Ends a session when nobody has watched it for [`ServerConfig::linger`].
+    async fn end_unwatched(self, Room { id, hub, source, stop, .. }: Room) {
+        // Held by its viewers and the list only, so that it is gone as soon as they let go of it.
+        drop(source);
+        let mut demand = hub.demand();
+        loop {
+            let watched = *demand.borrow_and_update() != Demand::default();
+            let wait = if watched { Duration::MAX } else { self.linger };
+            tokio::select! {
+                changed = timeout(wait, demand.changed()) => match changed {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => break,
+                },
+                () = stop.cancelled() => return,
+            }
+        }
+        if self.close(&id).await.is_err() {
+            tracing::debug!(id, "a session that nobody watches was gone already");
+        }
     }
 
     /// Begins a session if there is a place for it, and returns its id.
     pub(crate) async fn open(&self, wanted: Wanted) -> Result<String, Refusal> {
-        let place = self.places.clone().try_acquire_owned();
-        let place = place.map_err(|_| refused("full", "all sessions are taken: try again later"))?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         self.open_in(wanted, place).await
     }
 
-    /// Begins a session in a place. Whoever asked may leave meanwhile, and the world makes it all the same: it is waited
-    /// for in any case, and ended if nobody is left to learn its id.
+    /// Begins a session in a place.
     async fn open_in(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
+        Ok(self.open_all_in(vec![wanted], place).await?.swap_remove(0))
+    }
+
+    /// Begins sessions in as many places, all or none. Whoever asked may leave meanwhile, and the world makes them all the
+    /// same: they are waited for in any case, and ended if nobody is left to learn their ids.
+    async fn open_all_in(
+        &self,
+        wanted: Vec<Wanted>,
+        places: OwnedSemaphorePermit,
+    ) -> Result<Vec<String>, Refusal> {
         let (answer, answered) = oneshot::channel();
         let rooms = self.clone();
         self.tasks.spawn(async move {
-            let unheard = answer.send(rooms.make(wanted, place).await);
-            if let Err(Ok(id)) = unheard
-                && rooms.close(&id).await.is_err()
-            {
-                tracing::debug!(id, "a session that nobody waits for any more was gone already");
+            let Err(Ok(ids)) = answer.send(rooms.make(wanted, places).await) else { return };
+            for id in ids {
+                if rooms.close(&id).await.is_err() {
+                    tracing::debug!(id, "a session that nobody waits for any more was gone already");
+                }
             }
         });
         answered.await.unwrap_or_else(|_| Err(failed()))
     }
 
-    async fn make(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
+    async fn make(
+        &self,
+        wanted: Vec<Wanted>,
+        mut places: OwnedSemaphorePermit,
+    ) -> Result<Vec<String>, Refusal> {
         let Some(maker) = self.maker.clone() else {
             return Err(refused("unsupported", "this world has one session only"));
         };
         // 64 random bits: an id cannot be guessed, and none is used twice.
-        let id = format!("{:016x}", rand::rng().random::<u64>());
-        let (private, unattended) = (wanted.private, wanted.unattended);
-        let opening = tokio::task::spawn_blocking({
-            let id = id.clone();
-            move || maker.open(&id, &wanted)
-        });
+        let id = || format!("{:016x}", rand::rng().random::<u64>());
+        let wanted: Vec<(String, Wanted)> = wanted.into_iter().map(|wanted| (id(), wanted)).collect();
+        let opening =
+            tokio::task::spawn_blocking(move || maker.open_all(&wanted).map(|opened| (wanted, opened)));
         let opened = opening.await.map_err(|_| failed()).flatten();
-        let (source, hub) = opened.inspect_err(|refusal| {
+        let (wanted, opened) = opened.inspect_err(|refusal| {
             if refusal.code == FAILED {
                 self.metrics.session_failed();
             }
         })?;
-        self.seat(Session { id: id.clone(), source, hub, private, unattended }, Some(place));
-        Ok(id)
+        let seated = wanted.into_iter().zip(opened).map(|((id, wanted), (source, hub))| {
+            let Wanted { private, unattended, ephemeral, .. } = wanted;
+            let place = places.split(1);
+            self.seat(Session { id: id.clone(), source, hub, private, unattended }, place, ephemeral);
+            id
+        });
+        Ok(seated.collect())
     }
 
     /// Ends a session, and waits until its source is gone, even if whoever asked for it does not.
@@ -205,6 +251,10 @@ fn refused(code: &str, message: &str) -> Refusal {
     Refusal::new(code, message)
 }
 
+fn full() -> Refusal {
+    refused("full", "all sessions are taken: try again later")
+}
+
 /// The code of what the world could not do, though nothing was wrong with the request.
 const FAILED: &str = "failed";
 
@@ -220,6 +270,7 @@ struct Asked {
     seed: Option<u64>,
     private: bool,
     unattended: bool,
+    ephemeral: bool,
     steps: Option<u32>,
     guidance: Option<f64>,
     fork: Option<Fork>,
@@ -248,6 +299,7 @@ pub(crate) struct Listed {
     session: String,
     private: bool,
     unattended: bool,
+    ephemeral: bool,
     viewers: usize,
     state: protocol::State,
 }
@@ -258,6 +310,7 @@ impl Room {
             session: self.id.clone(),
             private: self.private,
             unattended: self.unattended,
+            ephemeral: self.ephemeral,
             viewers: self.hub.stats().viewers,
             state: self.hub.state().borrow().clone(),
         }
@@ -299,8 +352,8 @@ pub(crate) async fn create(
             Some(index as u32)
         }
     };
-    let Asked { seed, private, unattended, steps, guidance, fork, wait, .. } = asked;
-    let wanted = Wanted { label, seed, private, unattended, steps, guidance, fork };
+    let Asked { seed, private, unattended, ephemeral, steps, guidance, fork, wait, .. } = asked;
+    let wanted = Wanted { label, seed, private, unattended, ephemeral, steps, guidance, fork };
     // The guard has checked it: it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let scheme = if peer.secure { "wss" } else { "ws" };

@@ -3,24 +3,27 @@
 //! Reading and writing are two loops in one task, so that a viewer on a slow line can still steer. They meet in one
 //! bounded queue of answers; when that is full the reader waits, and TCP makes the viewer wait.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
-    extract::ws::{CloseFrame, Message, WebSocket, close_code},
+    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code},
 };
 use futures_util::{
     FutureExt as _, Sink, SinkExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, interval_at, timeout, timeout_at},
 };
 use tokio_tungstenite::tungstenite;
 
 use crate::{
     hub::{Delivery, Viewer},
-    protocol::{ClientMessage, Kind, MAX_PACKET, Misread, Request, ServerMessage, State, VERSION},
+    protocol::{
+        ClientMessage, Future, Inject, Kind, MAX_PACKET, Misread, Request, ServerMessage, State, VERSION,
+        WorldInfo,
+    },
     server::App,
     source::{Control, Fork, Refusal, Reply, Wanted, outcome},
 };
@@ -28,9 +31,9 @@ use crate::{
 /// Largest text message of a viewer, in bytes. A longer one ends the connection with 1009.
 const TEXT_BYTES: usize = 16 << 10;
 
-/// What the WebSocket library will buffer of one message: above [`TEXT_BYTES`], so that a message somewhat too long
-/// is read to its end and its sender surely gets to see the 1009.
-pub(crate) const TRANSPORT_BYTES: usize = 1 << 20;
+/// What the WebSocket library will buffer of one message at least: above [`TEXT_BYTES`], so that a message somewhat too
+/// long is read to its end and its sender surely gets to see the 1009.
+const TRANSPORT_BYTES: usize = 1 << 20;
 
 /// Read buffer of one connection, in bytes. Viewers send little.
 pub(crate) const READ_BUFFER: usize = 8 << 10;
@@ -45,6 +48,9 @@ const ANSWERS: usize = 32;
 /// Controls of one viewer that the world has not answered; further ones are refused as `busy`.
 const OPEN_CONTROLS: usize = 32;
 
+/// Injections of one viewer that the world has not answered; they hold their pixels. Further ones are refused as `busy`.
+const OPEN_INJECTS: usize = 2;
+
 /// How long a viewer may take to answer a close.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -53,6 +59,11 @@ type Ending = Option<(u16, &'static str)>;
 
 const STOPPING: Ending = Some((close_code::AWAY, "the stream has ended"));
 const SILENT: Ending = Some((close_code::POLICY, "nothing heard for too long"));
+
+/// What the WebSocket library will buffer of one message to this world.
+pub(crate) fn transport_bytes(info: &WorldInfo) -> usize {
+    TRANSPORT_BYTES.max(Inject::longest(info.input, info.frames_per_block))
+}
 
 /// Serves one viewer to the end of its connection.
 pub(crate) async fn run(websocket: WebSocket, app: App) {
@@ -80,11 +91,10 @@ async fn watch_stream(
     app: &App,
 ) -> Ending {
     let info = app.source.info();
-    let labels = info.labels.len();
     let mut state = app.hub.state();
     let hello = ServerMessage::Hello {
         version: VERSION.into(),
-        info,
+        info: info.clone(),
         state: state.borrow_and_update().clone(),
         upload_bytes: app.config.upload_bytes as u64,
     };
@@ -93,7 +103,7 @@ async fn watch_stream(
     if let Err(ending) = writer.send(text(&hello)).await {
         return ending;
     }
-    let mut reader = Reader { stream, answers, app, labels };
+    let mut reader = Reader { stream, answers, app, info, injects: Arc::new(Semaphore::new(OPEN_INJECTS)) };
     let kind = match timeout(app.config.header_deadline, reader.hello()).await {
         Ok(Ok(kind)) => kind,
         Ok(Err(ending)) => return ending,
@@ -155,7 +165,8 @@ struct Reader<'a, S> {
     stream: &'a mut S,
     answers: mpsc::Sender<ServerMessage>,
     app: &'a App,
-    labels: usize,
+    info: WorldInfo,
+    injects: Arc<Semaphore>,
 }
 
 impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
@@ -163,7 +174,9 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
     async fn hello(&mut self) -> Result<Kind, Ending> {
         let protocol_error = |reason| Err(Some((close_code::PROTOCOL, reason)));
         loop {
-            let Some(text) = text_of(self.stream.next().await)? else { continue };
+            let said = said(self.stream.next().await)?;
+            let Some(said) = said else { continue };
+            let Said::Text(text) = said else { return Err(NOT_ACCEPTED) };
             return match ClientMessage::parse(&text) {
                 Ok(ClientMessage { request: Request::Hello { version, kind }, id }) => {
                     if version != u32::from(VERSION) {
@@ -199,7 +212,11 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
 
     /// Handles one message; a control that was passed on is returned as its answer to come.
     async fn take(&mut self, message: Incoming, open: usize) -> Result<Option<Open>, Ending> {
-        let Some(text) = text_of(message)? else { return Ok(None) };
+        let text = match said(message)? {
+            None => return Ok(None),
+            Some(Said::Inject(inject)) => return self.inject(inject, open).await,
+            Some(Said::Text(text)) => text,
+        };
         let ClientMessage { id, request } = match ClientMessage::parse(&text) {
             Ok(message) => message,
             Err(Misread { id, code, message }) => {
@@ -216,25 +233,51 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
                 self.answer(ServerMessage::Received { id }).await?;
                 return Ok(None);
             }
-            Request::Label { index } if index as usize >= self.labels => {
-                let message = format!("expected a label index below {}, got {index}", self.labels);
-                self.refuse(Some(id), "unknown_label", message).await?;
-                return Ok(None);
-            }
             Request::Label { index } => Control::Label { index },
             Request::Pause => Control::Pause,
             Request::Resume => Control::Resume,
             Request::Step => Control::Step,
             Request::Restart { seed } => Control::Restart { seed },
             Request::Seed { seed } => Control::Seed { seed },
+            Request::Sampling { steps, guidance } => Control::Sampling { steps, guidance },
             Request::Rewind { block } => Control::Rewind { block },
+            Request::Record { on } => Control::Record { on },
             Request::Fork { block } => return self.fork(id, block, open).await,
+            Request::Futures { block, each } => return self.futures(id, block, each, open).await,
         };
-        if open >= OPEN_CONTROLS {
-            self.refuse(Some(id), "busy", "too many requests are waiting").await?;
+        if let Control::Label { index } = control
+            && !self.knows(id, index).await?
+        {
             return Ok(None);
         }
-        self.answer(ServerMessage::Received { id }).await?;
+        self.pass_on(id, control, open).await
+    }
+
+    /// Whether the world has a label; if not, the viewer is told.
+    async fn knows(&self, id: u64, label: u32) -> Result<bool, Ending> {
+        let labels = self.info.labels.len();
+        let known = (label as usize) < labels;
+        if !known {
+            let message = format!("expected a label index below {labels}, got {label}");
+            self.refuse(Some(id), "unknown_label", message).await?;
+        }
+        Ok(known)
+    }
+
+    /// Says that a request was received, unless too many wait already.
+    async fn receive(&self, id: u64, open: usize) -> Result<bool, Ending> {
+        let busy = open >= OPEN_CONTROLS;
+        match busy {
+            true => self.refuse(Some(id), "busy", "too many requests are waiting").await?,
+            false => self.answer(ServerMessage::Received { id }).await?,
+        }
+        Ok(!busy)
+    }
+
+    async fn pass_on(&self, id: u64, control: Control, open: usize) -> Result<Option<Open>, Ending> {
+        if !self.receive(id, open).await? {
+            return Ok(None);
+        }
         let (reply, answer) = Reply::channel();
         self.app.source.control(control, reply);
         let metrics = self.app.metrics.clone();
@@ -242,25 +285,68 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
             let outcome = outcome(answer).await;
             metrics.control(outcome.is_ok());
             match outcome {
-                Ok(block) => ServerMessage::Applied { id, block, session: None },
+                Ok(block) => ServerMessage::Applied { id, block, session: None, sessions: None },
                 Err(refusal) => refused(id, refusal),
             }
         };
         Ok(Some(answered.boxed()))
     }
 
+    async fn inject(&self, inject: Inject, open: usize) -> Result<Option<Open>, Ending> {
+        let id = inject.id;
+        let frames = match inject.frames(self.info.input, self.info.frames_per_block) {
+            Ok(frames) => frames,
+            Err(message) => {
+                self.refuse(Some(id), "bad_frames", message).await?;
+                return Ok(None);
+            }
+        };
+        let Ok(permit) = self.injects.clone().try_acquire_owned() else {
+            self.refuse(Some(id), "busy", "too many frames are waiting").await?;
+            return Ok(None);
+        };
+        let Some(answered) = self.pass_on(id, Control::Inject { frames }, open).await? else {
+            return Ok(None);
+        };
+        Ok(Some(answered.inspect(move |_| drop(permit)).boxed()))
+    }
+
     /// Begins a session that leaves this one at `block`.
     async fn fork(&self, id: u64, block: u64, open: usize) -> Result<Option<Open>, Ending> {
-        if open >= OPEN_CONTROLS {
-            self.refuse(Some(id), "busy", "too many requests are waiting").await?;
+        if !self.receive(id, open).await? {
             return Ok(None);
         }
-        self.answer(ServerMessage::Received { id }).await?;
         let (rooms, session) = (self.app.rooms.clone(), self.app.session.clone());
         let answered = async move {
             let wanted = Wanted { fork: Some(Fork { session, block }), ..Wanted::default() };
             match rooms.open(wanted).await {
-                Ok(session) => ServerMessage::Applied { id, block, session: Some(session) },
+                Ok(session) => ServerMessage::Applied { id, block, session: Some(session), sessions: None },
+                Err(refusal) => refused(id, refusal),
+            }
+        };
+        Ok(Some(answered.boxed()))
+    }
+
+    /// Begins several sessions that leave this one at `block`.
+    async fn futures(
+        &self,
+        id: u64,
+        block: u64,
+        each: Vec<Future>,
+        open: usize,
+    ) -> Result<Option<Open>, Ending> {
+        for label in each.iter().filter_map(|future| future.label) {
+            if !self.knows(id, label).await? {
+                return Ok(None);
+            }
+        }
+        if !self.receive(id, open).await? {
+            return Ok(None);
+        }
+        let (rooms, session) = (self.app.rooms.clone(), self.app.session.clone());
+        let answered = async move {
+            match rooms.futures(&Fork { session, block }, &each).await {
+                Ok(sessions) => ServerMessage::Applied { id, block, session: None, sessions: Some(sessions) },
                 Err(refusal) => refused(id, refusal),
             }
         };
@@ -287,19 +373,30 @@ fn text(message: &ServerMessage) -> Message {
     Message::Text(serde_json::to_string(message).expect("messages have string keys only").into())
 }
 
-/// The text of a message, `None` for a ping or pong, or how the connection ends.
-fn text_of(message: Incoming) -> Result<Option<axum::extract::ws::Utf8Bytes>, Ending> {
+/// What a viewer said.
+enum Said {
+    Text(Utf8Bytes),
+    Inject(Inject),
+}
+
+/// What a message says, `None` for a ping or pong, or how the connection ends.
+fn said(message: Incoming) -> Result<Option<Said>, Ending> {
     match message {
         Some(Ok(Message::Text(text))) if text.len() > TEXT_BYTES => Err(TOO_BIG),
-        Some(Ok(Message::Text(text))) => Ok(Some(text)),
+        Some(Ok(Message::Text(text))) => Ok(Some(Said::Text(text))),
         Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(None),
-        Some(Ok(Message::Binary(_))) => Err(Some((close_code::UNSUPPORTED, "text messages only"))),
+        Some(Ok(Message::Binary(bytes))) => {
+            Inject::decode(bytes).map(|inject| Some(Said::Inject(inject))).ok_or(NOT_ACCEPTED)
+        }
         Some(Ok(Message::Close(_))) | None => Err(None),
         Some(Err(error)) => Err(ending_of(error)),
     }
 }
 
-const TOO_BIG: Ending = Some((close_code::SIZE, "a message may have 16 KiB"));
+const NOT_ACCEPTED: Ending = Some((close_code::UNSUPPORTED, "a binary message carries frames to inject"));
+
+const TOO_BIG: Ending =
+    Some((close_code::SIZE, "a text message may have 16 KiB, a binary one a block of frames"));
 
 fn ending_of(error: axum::Error) -> Ending {
     use tungstenite::Error::{Capacity, Protocol, Utf8};

@@ -58,11 +58,12 @@ fn unsupported() -> Refusal {
 
 /// A world that runs several sessions at once.
 pub trait Sessions: Send + Sync + 'static {
-    /// Begins a session under an id of the server's. May wait for a block.
+    /// Begins several sessions under ids of the server's, all or none. Forks of one session leave the same past, whatever
+    /// happens to that session meanwhile. May wait for blocks.
     ///
     /// # Errors
     /// Why there is none.
-    fn open(&self, id: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal>;
+    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal>;
 
     /// A session was ended for good; its source is dropped.
     fn ended(&self, id: &str);
@@ -85,6 +86,8 @@ pub struct Wanted {
     pub guidance: Option<f64>,
     /// Begins with another session's past; what is given above applies from the fork on.
     pub fork: Option<Fork>,
+    /// Ends when nobody has watched it for a while.
+    pub ephemeral: bool,
 }
 
 /// Where a fork leaves another session.
@@ -112,7 +115,7 @@ pub struct Session {
 }
 
 /// What viewers can make a world do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Control {
     /// Use another label from the next block on.
@@ -135,6 +138,23 @@ pub enum Control {
     Rewind {
         /// Its number.
         block: u64,
+    },
+    /// Sample otherwise from the next block on; at least one of the two is given.
+    Sampling {
+        /// Denoising steps per block.
+        steps: Option<u32>,
+        /// Guidance scale.
+        guidance: Option<f64>,
+    },
+    /// Make these frames the first of the next block, in place of those of an earlier one that no block has taken up.
+    Inject {
+        /// One to [`WorldInfo::frames_per_block`] of them, oldest first: packed RGB of [`WorldInfo::input`]'s size.
+        frames: Vec<Bytes>,
+    },
+    /// Begin or end a recording.
+    Record {
+        /// Whether there shall be one.
+        on: bool,
     },
     /// Begin a new generation, as the stream began.
     Restart {

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use acdit_io::{ClientMessage, Error, HEADER_LEN, Header, Kind, Packet, Request, ServerMessage};
+use acdit_io::{
+    ClientMessage, Error, Future, HEADER_LEN, Header, Inject, Kind, Packet, Request, ServerMessage,
+};
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -90,6 +92,24 @@ fn recorded_text_reads_and_writes_to_the_same_json() {
 }
 
 #[test]
+fn recorded_frames_to_inject_read_and_write_to_the_same_bytes() {
+    for case in recorded("injects") {
+        let bytes = from_hex(&case["hex"]);
+        let inject = Inject::decode(bytes.clone()).unwrap();
+        let expected = Inject {
+            id: case["id"].as_u64().unwrap(),
+            count: case["count"].as_u64().unwrap() as u8,
+            pixels: from_hex(&case["pixels"]),
+        };
+        assert_eq!(inject, expected, "{}", case["name"]);
+        assert_eq!(inject.encode(), bytes, "{}", case["name"]);
+    }
+    for case in recorded("not_injects") {
+        assert_eq!(Inject::decode(from_hex(&case["hex"])), None, "{}", case["name"]);
+    }
+}
+
+#[test]
 fn the_page_reads_and_writes_the_recorded_messages_too() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page.mjs");
     let Ok(output) = Command::new("node").arg(script).output() else {
@@ -115,6 +135,12 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn futures()(label: Option<u32>, seed: Option<u64>) -> Future {
+        Future { label, seed }
+    }
+}
+
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
         (any::<u32>(), kinds()).prop_map(|(version, kind)| Request::Hello { version, kind }),
@@ -126,6 +152,11 @@ fn requests() -> impl Strategy<Value = Request> {
         any::<u64>().prop_map(|block| Request::Rewind { block }),
         any::<u64>().prop_map(|block| Request::Fork { block }),
         any::<Option<u64>>().prop_map(|seed| Request::Restart { seed }),
+        (any::<Option<u32>>(), proptest::option::of(-1e3..1e3f64))
+            .prop_map(|(steps, guidance)| Request::Sampling { steps, guidance }),
+        (any::<u64>(), prop::collection::vec(futures(), 0..12))
+            .prop_map(|(block, each)| Request::Futures { block, each }),
+        any::<bool>().prop_map(|on| Request::Record { on }),
         Just(Request::Ping),
     ]
 }
@@ -139,7 +170,15 @@ proptest! {
 
     #[test]
     fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-        let _ = Packet::decode(bytes.into());
+        let bytes = Bytes::from(bytes);
+        let _ = Inject::decode(bytes.clone());
+        let _ = Packet::decode(bytes);
+    }
+
+    #[test]
+    fn injects_round_trip(id: u64, count: u8, pixels in prop::collection::vec(any::<u8>(), 0..64)) {
+        let inject = Inject { id, count, pixels: pixels.into() };
+        prop_assert_eq!(Inject::decode(inject.encode()), Some(inject));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use acdit_codec::Frame;
 use acdit_model::Error as ModelError;
 use serde::Serialize;
 
-use crate::{Error, Sampling, Timings};
+use crate::{Error, Moments, Sampling, Timings};
 
 /// A change to a stream. All of them take effect at a block boundary.
 #[derive(Debug)]
@@ -41,8 +41,13 @@ pub enum Control {
         /// One frame to one block of frames, of the world's size.
         frames: Vec<Frame>,
     },
-    /// Sample the blocks to come in another way.
-    Sampling(Sampling),
+    /// Sample the blocks to come otherwise; what is left out stays.
+    Sampling {
+        /// Denoising steps per block.
+        steps: Option<usize>,
+        /// Guidance scale.
+        guidance: Option<f64>,
+    },
 }
 
 /// The first block that shows a control, or why it was refused.
@@ -87,6 +92,17 @@ impl From<Error> for Refusal {
     }
 }
 
+/// Where a film of a stream can begin: see [`StreamHandle::cut`](crate::StreamHandle::cut).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// As in [`State::generation`].
+    pub generation: u32,
+    /// Index of the block that begins with a keyframe.
+    pub block: u64,
+    /// Times that the log had gone back, [`turns`](crate::turns), when this generation began.
+    pub turn: u64,
+}
+
 /// Where a stream stands. Announced whenever it changes; only the newest is kept for a slow reader.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct State {
@@ -100,6 +116,8 @@ pub struct State {
     pub label: i64,
     /// The seed of this generation.
     pub seed: u64,
+    /// How the next block is sampled.
+    pub sampling: Sampling,
     /// Whether the stream waits for [`Control::Resume`] or [`Control::Step`].
     pub paused: bool,
     /// Cost of the newest block that went through all stages.
@@ -110,6 +128,8 @@ pub struct State {
     pub failures: u64,
     /// The newest failure, if there ever was one.
     pub failure: Option<String>,
+    /// Figures of the newest block's latents; none before the first of a generation.
+    pub latents: Option<Moments>,
     /// Fingerprint of the newest block's latents, in hexadecimal.
     pub hash: Option<String>,
 }

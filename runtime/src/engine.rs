@@ -16,7 +16,7 @@ use tch::Tensor;
 pub(crate) use self::seat::{Opening, Seat};
 use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Job};
-use crate::{Control, Error, Outcome, Refusal, Result, Session, StepInput, Timeline, Timings, World};
+use crate::{Control, Cut, Error, Outcome, Refusal, Result, Session, StepInput, Timeline, Timings, World};
 
 /// Names a stream for as long as its engine runs; never used twice.
 pub(crate) type StreamId = u64;
@@ -25,7 +25,7 @@ pub(crate) type StreamId = u64;
 pub const MAX_STREAMS: usize = 16;
 
 /// Sessions stepped in one batch unless told otherwise; more that are due together are stepped after them.
-pub const MAX_BATCH: usize = 8;
+pub const MAX_BATCH: usize = 16;
 
 /// Events that wait for the engine. A control that finds the queue full is refused as busy; the stages' reports wait.
 pub(crate) const EVENTS: usize = 64;
@@ -50,6 +50,8 @@ pub(crate) enum Event {
     Close { stream: StreamId },
     /// Something is asked of a stream.
     Control { stream: StreamId, control: Control, reply: Reply },
+    /// A stream's next block shall begin with a keyframe.
+    Cut { stream: StreamId, reply: Sender<Cut> },
     /// Somebody wants a stream's session with its past.
     Timeline { stream: StreamId, reply: Sender<Timeline> },
     /// A stream's [`Demand`](crate::pipeline::Demand) changed.
@@ -84,7 +86,8 @@ impl Worker {
     /// Takes in everything that was asked, after waiting for something to do. `false` is the end.
     fn receive(&mut self) -> bool {
         let now = self.origin.elapsed();
-        let first = match self.seats.values().filter_map(Seat::due).min() {
+        let beat = self.has_beat();
+        let first = match self.seats.values().filter_map(|seat| seat.due(beat)).min() {
             None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => self.events.recv_timeout(due.saturating_sub(now)),
         };
@@ -133,6 +136,12 @@ impl Worker {
                     let _ = reply.send(seat.timeline());
                 }
             }
+            Event::Cut { stream, reply } => {
+                if let Some(seat) = self.seats.get_mut(&stream) {
+                    // Whoever asked may have left.
+                    let _ = reply.send(seat.cut());
+                }
+            }
             // Read by every stream before it is gathered.
             Event::Demand => {}
             Event::Done { stream, result } => {
@@ -153,30 +162,43 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends on what clips to be continued begin with, where there is room.
+    /// Sends on what there is to show without a step, such as a clip to be continued, where there is room.
     fn show_openings(&mut self) {
         let now = self.origin.elapsed();
         for seat in self.seats.values_mut() {
-            while let Some(job) = seat.next_of_opening(now) {
+            while let Some(job) = seat.next_to_show(&self.world, now) {
                 send(&self.jobs, job);
             }
         }
     }
 
-    /// Gather, step, scatter.
+    /// Whether any stream has a beat that others can fall in with.
+    fn has_beat(&self) -> bool {
+        self.seats.values().any(|seat| seat.beat().is_some())
+    }
+
+    /// Gather, step, scatter. Once a stream is due, those that nearly are go with it, and those that wait for a beat.
     fn step_due(&mut self) {
-        let now = self.origin.elapsed();
-        let due = |seat: &&mut Seat| seat.due().is_some_and(|due| due <= now);
-        let (gathered, mut batch): (Vec<StreamId>, Vec<(&mut Session, StepInput)>) =
-            self.seats.values_mut().filter(due).map(|seat| (seat.id(), seat.input())).unzip();
-        if batch.is_empty() {
+        let (now, beat) = (self.origin.elapsed(), self.has_beat());
+        if !self.seats.values().any(|seat| seat.due(beat).is_some_and(|due| due <= now)) {
             return;
         }
+        let (gathered, mut batch): (Vec<StreamId>, Vec<(&mut Session, StepInput)>) =
+            (self.seats.values_mut())
+                .filter(|seat| seat.is_ready(now))
+                .map(|seat| (seat.id(), seat.input()))
+                .unzip();
         let results = (self.step_batch)(&self.world, &mut batch);
         let now = self.origin.elapsed();
-        for (id, result) in gathered.into_iter().zip(results) {
+        // Those that have a beat come first: the others take it up as it is after this block.
+        let (waiting, keeping): (Vec<_>, Vec<_>) =
+            gathered.into_iter().zip(results).partition(|(id, _)| self.seats[id].waits_for_a_beat());
+        let mut leader = None;
+        for (id, result) in keeping.into_iter().chain(waiting) {
             let seat = self.seats.get_mut(&id).expect("seats change only between batches");
-            if let Some(job) = seat.scatter(result, now) {
+            let job = seat.scatter(result, now, leader.as_ref());
+            leader = leader.or_else(|| seat.beat().cloned());
+            if let Some(job) = job {
                 send(&self.jobs, job);
             }
         }

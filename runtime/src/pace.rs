@@ -21,6 +21,8 @@ pub struct Pace {
     /// When everything delivered so far will have been shown; `None` before the first block.
     end: Option<Duration>,
     due: Duration,
+    /// When the block before the next one begins to play: no block is made earlier.
+    earliest: Duration,
     frozen_at: Option<Duration>,
     underruns: u64,
 }
@@ -29,7 +31,8 @@ impl Pace {
     /// A clock for blocks that play for `block` each; [`Duration::ZERO`] means as fast as possible. The first block is
     /// due at once.
     pub fn new(block: Duration) -> Self {
-        Self { block, takes: None, end: None, due: Duration::ZERO, frozen_at: None, underruns: 0 }
+        let (due, earliest) = (Duration::ZERO, Duration::ZERO);
+        Self { block, takes: None, end: None, due, earliest, frozen_at: None, underruns: 0 }
     }
 
     /// Notes what a block took. Until anything is known, blocks are due as early as they may be.
@@ -42,6 +45,23 @@ impl Pace {
         self.frozen_at.is_none().then_some(self.due)
     }
 
+    /// Whether the next block may be made at `now` together with another stream's, since it is due or nearly so.
+    pub fn is_ready(&self, now: Duration) -> bool {
+        self.frozen_at.is_none() && self.earliest <= now && self.due <= now + self.block / 4
+    }
+
+    /// Whether blocks come at a steady beat that others can fall in with.
+    pub fn has_beat(&self) -> bool {
+        self.frozen_at.is_none() && self.end.is_some() && !self.block.is_zero()
+    }
+
+    /// Notes that the first block is ready together with one of `other`, and keeps that one's time from now on: its next
+    /// block is due with the other's, and this one's is shown a little longer.
+    pub fn fall_in(&mut self, other: &Self) {
+        let (underruns, frozen_at) = (self.underruns, self.frozen_at);
+        *self = Self { underruns, frozen_at, ..other.clone() };
+    }
+
     /// Notes that the next block is ready at `now`.
     ///
     /// A block that was being generated when the clock was paused counts at the time of the pause.
@@ -52,6 +72,7 @@ impl Pace {
             self.underruns += 1;
         }
         self.end = Some(start + self.block);
+        self.earliest = start;
         self.due =
             start + self.takes.map_or(Duration::ZERO, |time| self.block.saturating_sub(2 * time + MARGIN));
     }
@@ -60,7 +81,7 @@ impl Pace {
     pub fn stepped(&mut self, now: Duration) {
         let now = self.frozen_at.unwrap_or(now);
         self.end = Some(now);
-        self.due = now;
+        (self.due, self.earliest) = (now, now);
     }
 
     /// Stops the clock.
@@ -73,6 +94,7 @@ impl Pace {
         if let Some(frozen_at) = self.frozen_at.take() {
             let stopped_for = now.saturating_sub(frozen_at);
             self.due += stopped_for;
+            self.earliest += stopped_for;
             self.end = self.end.map(|end| end + stopped_for);
         }
     }
@@ -81,6 +103,7 @@ impl Pace {
     pub fn restart(&mut self) {
         self.end = None;
         self.due = self.frozen_at.unwrap_or(Duration::ZERO);
+        self.earliest = self.due;
     }
 
     /// Blocks that came after the one before them had ended.
@@ -108,6 +131,38 @@ mod tests {
         pace.delivered(ms(1700)); // plays 2100..2600
         assert_eq!(pace.due(), Some(ms(2100)));
         assert_eq!(pace.underruns(), 0);
+    }
+
+    #[test]
+    fn streams_that_are_nearly_due_may_be_made_together() {
+        let mut pace = Pace::new(ms(400));
+        assert!(pace.is_ready(ms(0)) && !pace.has_beat());
+        pace.took(ms(50));
+        pace.delivered(ms(0)); // plays 0..400
+        assert_eq!(pace.due(), Some(ms(200)));
+        assert!(pace.has_beat());
+        assert_eq!([99, 100].map(|at| pace.is_ready(ms(at))), [false, true]);
+        pace.took(ms(150));
+        pace.delivered(ms(200)); // plays 400..800
+        assert_eq!(pace.due(), Some(ms(400)));
+        assert_eq!([399, 400].map(|at| pace.is_ready(ms(at))), [false, true], "not before it plays");
+        pace.pause(ms(500));
+        assert!(!pace.is_ready(ms(600)) && !pace.has_beat());
+        pace.resume(ms(1000));
+        assert_eq!([899, 900].map(|at| pace.is_ready(ms(at))), [false, true]);
+    }
+
+    #[test]
+    fn who_falls_in_is_due_with_the_other() {
+        let (mut first, mut second) = (Pace::new(ms(400)), Pace::new(ms(400)));
+        first.took(ms(100));
+        first.delivered(ms(0));
+        first.delivered(ms(150)); // plays 400..800
+        second.fall_in(&first);
+        assert_eq!((second.due(), second.underruns()), (Some(ms(500)), 0));
+        second.delivered(ms(600));
+        first.delivered(ms(600));
+        assert_eq!(second.due(), first.due());
     }
 
     #[test]

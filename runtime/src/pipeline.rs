@@ -63,6 +63,8 @@ pub(crate) struct Place {
     pub(crate) first_frame: u64,
     /// Frames, from the first, that came from a clip.
     pub(crate) injected: usize,
+    /// The first frame is to be an H.264 keyframe.
+    pub(crate) keyframe: bool,
 }
 
 /// The generation that a stream is in: blocks of an older one need no work any more.
@@ -220,7 +222,8 @@ impl Encoding {
         for (frame, number) in frames.into_iter().zip(place.first_frame..) {
             let follows = (self.newest.as_ref())
                 .is_some_and(|(before, n, _)| before.generation == place.generation && n + 1 == number);
-            if let Err(error) = self.publish(place, number, &frame, !follows) {
+            let first = place.keyframe && number == place.first_frame;
+            if let Err(error) = self.publish(place, number, &frame, !follows || first) {
                 failure = Some(format!("encode: {error}"));
             }
             self.newest = Some((place, number, frame));

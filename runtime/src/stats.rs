@@ -1,8 +1,9 @@
-//! What a block costs, in seconds and bytes.
+//! What a block costs, in seconds and bytes, and what it is like, in two figures.
 
 use std::ops::AddAssign;
 
 use serde::Serialize;
+use tch::{Kind, Tensor};
 
 /// Seconds that one block spent in each stage; in the first two, together with the others of its batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -41,6 +42,35 @@ impl AddAssign for Timings {
         self.context += other.context;
         self.decode += other.decode;
         self.encode += other.encode;
+    }
+}
+
+/// Mean and deviation of latents: what drifts when a stream does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Moments {
+    /// Of all values.
+    pub mean: f64,
+    /// Root mean square distance from the mean.
+    pub deviation: f64,
+}
+
+impl Moments {
+    /// Of a block, of any shape.
+    pub fn of(latents: &Tensor) -> Self {
+        let values = latents.to_kind(Kind::Double);
+        let mean = values.mean(Kind::Double);
+        let deviation = (values - &mean).square().mean(Kind::Double).sqrt();
+        Self { mean: mean.double_value(&[]), deviation: deviation.double_value(&[]) }
+    }
+
+    /// The means of many blocks' figures, to compare one block's with; `None` of none.
+    pub fn mean_of(blocks: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let (mut sum, mut count) = (Self::default(), 0.0);
+        for Self { mean, deviation } in blocks {
+            sum = Self { mean: sum.mean + mean, deviation: sum.deviation + deviation };
+            count += 1.0;
+        }
+        (count > 0.0).then(|| Self { mean: sum.mean / count, deviation: sum.deviation / count })
     }
 }
 
@@ -83,6 +113,16 @@ mod tests {
         let peak = peak_memory().unwrap();
         assert!(peak >= std::hint::black_box(held).len() as u64, "{peak}");
         assert!(peak >= resident_memory().unwrap());
+    }
+
+    #[test]
+    fn moments_are_those_of_the_values() {
+        let of = |values: &[f32]| Moments::of(&Tensor::from_slice(values).view([-1, 1, 2]));
+        assert_eq!(of(&[1.0, 3.0, 1.0, 3.0]), Moments { mean: 2.0, deviation: 1.0 });
+        assert_eq!(of(&[0.5, 0.5]), Moments { mean: 0.5, deviation: 0.0 });
+        let blocks = [Moments { mean: 2.0, deviation: 1.0 }, Moments { mean: 0.0, deviation: 0.5 }];
+        assert_eq!(Moments::mean_of(blocks), Some(Moments { mean: 1.0, deviation: 0.75 }));
+        assert_eq!(Moments::mean_of([]), None);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::pipeline::{
     BLOCKS_IN_FLIGHT, Decode, Demand, Encode, Encoding, Live, OpenH264, Packet, Route, decode_blocks,
 };
 use crate::{
-    Consumer, Control, Error, Outcome, Refusal, Result, Sampling, Session, Settings, Stamp, State, StepInput,
-    Timeline, World, WorldMeta, ring,
+    Consumer, Control, Cut, Error, Outcome, Refusal, Result, Sampling, Session, Settings, Stamp, State,
+    StepInput, Timeline, World, WorldMeta, ring,
 };
 
 /// What the engine's threads run, so that a test can make any stage fail.
@@ -263,6 +263,8 @@ pub enum Beginning {
         /// One that [`Timeline::reach`] allows.
         block: u64,
     },
+    /// Another session just as it is.
+    Same(Box<Timeline>),
     /// What a [`Saver`](crate::Saver) wrote.
     Saved(PathBuf),
 }
@@ -387,6 +389,16 @@ impl StreamHandle {
         let (reply, answer) = bounded(1);
         let event = Event::Timeline { stream: self.id, reply };
         self.engine.0.events.send(event).map_err(|_| Error::Stopped)?;
+        answer.recv().map_err(|_| Error::Stopped)
+    }
+
+    /// Lets the next block to be shown begin with an H.264 keyframe, so that a film can begin with it.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the stream or its engine has ended.
+    pub fn cut(&self) -> Result<Cut> {
+        let (reply, answer) = bounded(1);
+        self.engine.0.events.send(Event::Cut { stream: self.id, reply }).map_err(|_| Error::Stopped)?;
         answer.recv().map_err(|_| Error::Stopped)
     }
 

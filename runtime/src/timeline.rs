@@ -6,13 +6,15 @@
 //! its last bit, and nothing is denoised. Tensors are shared, so a fork has its prefix for nothing.
 
 mod log;
+mod replay;
 mod snapshot;
 
 use std::collections::VecDeque;
 
 use tch::Tensor;
 
-pub use self::log::{Entry, Latents, Log, Stamp, read_log, write_log};
+pub use self::log::{Entry, Latents, Log, Stamp, read_log, turns, write_log};
+pub use self::replay::Again;
 pub use self::snapshot::Saver;
 use crate::batch::Row;
 use crate::{Block, Error, Result, Sampling, Session, Settings, StepInput, World};
@@ -288,56 +290,11 @@ impl Timeline {
         Ok(())
     }
 
-    /// Computes a log again, from its first line to its last.
-    ///
-    /// # Errors
-    /// [`Error::Replay`] for a block with another hash; [`Error::Input`] for a log that this process cannot compute to the
-    /// same bits (another dtype, device or libtorch) or that contradicts itself, and whatever a step fails with.
-    pub fn replay(world: &World, entries: &[Entry]) -> Result<Self> {
-        let Some((Entry::Start { version, stamp, settings, label }, rest)) = entries.split_first() else {
-            return Err(Error::Input("a log begins with a line of type start".to_owned()));
-        };
-        let here = Stamp::of(world);
-        if *version != log::VERSION || *stamp != here {
-            return Err(Error::Input(format!(
-                "a log of version {version} from {stamp:?}: this is version {}, {here:?}",
-                log::VERSION
-            )));
-        }
-        let mut timeline = Self::new(world, *settings, *label)?;
-        timeline.follow(world, rest)?;
-        Ok(timeline)
-    }
-
-    /// Does again what a log has after its first line.
-    fn follow(&mut self, world: &World, entries: &[Entry]) -> Result<()> {
-        let mut inject = None;
-        for entry in entries {
-            match entry {
-                Entry::Start { .. } => return Err(Error::Input("a log with two starts".to_owned())),
-                Entry::Label { label, .. } => {
-                    check_label(world, *label)?;
-                    self.set_label_unchecked(*label);
-                }
-                Entry::Seed { seed, .. } => self.set_seed(*seed),
-                Entry::Sampling { sampling, .. } => self.set_sampling(world, *sampling)?,
-                Entry::Inject { latents, .. } => inject = Some(latents.tensor()),
-                Entry::Block { block, hash, row } => {
-                    let got = self.step(world, inject.take(), *row)?;
-                    let (got, expected) =
-                        ((got.index, got.hash.to_hex().to_string()), (*block, hash.clone()));
-                    if got != expected {
-                        return Err(Error::Replay { block: *block, expected: expected.1, got: got.1 });
-                    }
-                }
-                Entry::Rewind { block } => self.rewind(world, *block)?,
-                Entry::Fork { block } => *self = self.fork(world, *block)?,
-                Entry::Restart { seed } => self.forget(world, *seed)?,
-                Entry::Pause { .. } => self.set_paused(true),
-                Entry::Resume { .. } => self.set_paused(false),
-            }
-        }
-        Ok(())
+    /// Latents (F, C, h, w) of the newest block, on the CPU, if the session still sees it.
+    pub(crate) fn newest(&self, world: &World) -> Option<Tensor> {
+        let tokens = self.session.window().blocks().last()?;
+        let latents = world.patcher.latents(tokens).to_device(tch::Device::Cpu).to_kind(tch::Kind::Float);
+        Some(latents.get(0).contiguous())
     }
 
     fn set_label_unchecked(&mut self, label: i64) {

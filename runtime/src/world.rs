@@ -8,7 +8,7 @@ use acdit_model::{Acdit, Config, Error as ModelError, Patcher, weights};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, WindowMode, kernels};
+use crate::{Error, Moments, WindowMode, kernels};
 
 /// `world.json`: what people need to know about a world to use it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -159,6 +159,13 @@ impl World {
     pub fn prompt(&self, seed: u64) -> Option<Tensor> {
         let prompts = self.prompts.as_ref()?;
         Some(prompts.get((seed % prompts.size()[0] as u64) as i64))
+    }
+
+    /// What blocks of real frames look like to [`Moments::of`], by the world's prompts, if it has any.
+    pub fn reference(&self) -> Option<Moments> {
+        let [frames, ..] = self.model.config().block_shape();
+        let blocks = self.prompts.as_ref()?.flatten(0, 1).split(frames, 0);
+        Moments::mean_of(blocks.iter().map(Moments::of))
     }
 
     /// The window this world streams with unless told otherwise: the trained one for windowed-mask weights, else one

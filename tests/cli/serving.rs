@@ -153,7 +153,7 @@ async fn sessions_are_begun_steered_forked_killed_and_continued() {
     assert!(client.applied(id).await.unwrap_err().to_string().contains("can be gone back to"));
     let id = client.request(Request::Fork { block: 1 }).await.unwrap();
     let fork = loop {
-        if let Event::Message(ServerMessage::Applied { id: to, block, session }) =
+        if let Event::Message(ServerMessage::Applied { id: to, block, session, .. }) =
             client.next().await.unwrap()
             && to == id
         {

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use acdit_io::{
-    Client, Control, Error, Event, Header, Hub, Kind, LabelInfo, Packet, Reply, ServerConfig, ServerMessage,
-    Size, WindowInfo, WorldInfo, WorldSource, serve,
+    Client, Control, Error, Event, Header, Hub, Kind, LabelInfo, Moments, Packet, Reply, SamplingInfo,
+    ServerConfig, ServerMessage, Size, WindowInfo, WorldInfo, WorldSource, serve,
 };
 use bytes::Bytes;
 use serde_json::Value;
@@ -51,10 +51,13 @@ pub(crate) fn info() -> WorldInfo {
         labels: vec![label("none", "0"), label("down", "ArrowDown"), label("up", "ArrowUp")],
         frames_per_second: 8.0,
         frame: Size { width: 64, height: 64 },
+        input: Size { width: 16, height: 8 },
         display: Size { width: 512, height: 512 },
         frames_per_block: 4,
         codec: "avc1.42E01E".into(),
         window: WindowInfo { blocks: 3, mode: "windowed".into() },
+        sampling: SamplingInfo { steps: 10, guidance: 2.5, max_steps: 50 },
+        reference: Some(Moments { mean: 0.125, deviation: 0.75 }),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::harness::{Answer, Idle, exchange, next_packet, packet};
 
 /// What the server asks of the one who makes sessions.
 enum Told {
-    Open(String, Hub),
+    Open(String, Wanted, Hub),
     Gone(String),
     Ended(String),
 }
@@ -65,14 +65,18 @@ impl Drop for Guest {
 }
 
 impl Sessions for Maker {
-    fn open(&self, id: &str, wanted: &Wanted) -> Result<(Arc<dyn WorldSource>, Hub), Refusal> {
-        if wanted.steps == Some(0) {
-            return Err(Refusal::new("bad_input", "no steps"));
-        }
-        let hub = Hub::new(Duration::from_secs(1));
-        let _ = self.told.send(Told::Open(id.to_owned(), hub.clone()));
-        self.gate.pass();
-        Ok((Arc::new(Guest { id: id.to_owned(), told: self.told.clone(), gate: self.gate.clone() }), hub))
+    fn open_all(&self, all: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal> {
+        let open = |(id, wanted): &(String, Wanted)| {
+            if wanted.steps == Some(0) {
+                return Err(Refusal::new("bad_input", "no steps"));
+            }
+            let hub = Hub::new(Duration::from_secs(1));
+            let _ = self.told.send(Told::Open(id.to_owned(), wanted.clone(), hub.clone()));
+            self.gate.pass();
+            let guest = Guest { id: id.to_owned(), told: self.told.clone(), gate: self.gate.clone() };
+            Ok((Arc::new(guest) as Arc<dyn WorldSource>, hub))
+        };
+        all.iter().map(open).collect()
     }
 
     fn ended(&self, id: &str) {
@@ -116,7 +120,7 @@ impl House {
 
     async fn opened(&mut self) -> (String, Hub) {
         match self.told.recv().await.unwrap() {
-            Told::Open(id, hub) => (id, hub),
+            Told::Open(id, _, hub) => (id, hub),
             Told::Gone(id) | Told::Ended(id) => panic!("{id} has ended"),
         }
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use acdit_io::{
-    Client, ClientMessage, Control, Error, Event, Kind, Request, ServerConfig, ServerMessage, State, VERSION,
+    Client, ClientMessage, Control, Error, Event, Inject, Kind, Request, ServerConfig, ServerMessage, State,
+    VERSION,
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -32,6 +33,10 @@ async fn raw_viewer(served: &Served) -> Raw {
     socket.send(Message::text(hello)).await.unwrap();
     assert_eq!(answer(&mut socket).await, ServerMessage::Received { id: 1 });
     socket
+}
+
+fn applied(id: u64, block: u64) -> ServerMessage {
+    ServerMessage::Applied { id, block, session: None, sessions: None }
 }
 
 async fn answer(socket: &mut Raw) -> ServerMessage {
@@ -69,7 +74,7 @@ async fn a_control_is_received_and_then_applied_at_a_block_or_refused() {
     let (control, reply) = served.control().await;
     assert_eq!(control, Control::Label { index: 2 });
     reply.applied(412);
-    assert_eq!(next_message(&mut client).await, ServerMessage::Applied { id, block: 412, session: None });
+    assert_eq!(next_message(&mut client).await, applied(id, 412));
 
     let id = client.request(Request::Step).await.unwrap();
     assert_eq!(next_message(&mut client).await, ServerMessage::Received { id });
@@ -88,6 +93,17 @@ async fn every_request_reaches_the_world_and_answers_may_come_in_any_order() {
         (Request::Resume, Control::Resume),
         (Request::Restart { seed: Some(u64::MAX) }, Control::Restart { seed: Some(u64::MAX) }),
         (Request::Restart { seed: None }, Control::Restart { seed: None }),
+        (Request::Seed { seed: 9 }, Control::Seed { seed: 9 }),
+        (Request::Rewind { block: 4 }, Control::Rewind { block: 4 }),
+        (
+            Request::Sampling { steps: Some(6), guidance: None },
+            Control::Sampling { steps: Some(6), guidance: None },
+        ),
+        (
+            Request::Sampling { steps: None, guidance: Some(1.5) },
+            Control::Sampling { steps: None, guidance: Some(1.5) },
+        ),
+        (Request::Record { on: true }, Control::Record { on: true }),
     ];
     let mut replies = Vec::new();
     for (request, control) in requests {
@@ -125,6 +141,8 @@ async fn what_cannot_be_understood_is_refused_and_the_connection_lives_on() {
     }
     for (text, expected) in [
         (r#"{"type":"label","id":2,"index":3}"#, "unknown_label"),
+        (r#"{"type":"futures","id":2,"block":0,"each":[{"label":2},{"label":3}]}"#, "unknown_label"),
+        (r#"{"type":"futures","id":2,"block":0,"each":[{"label":-1},{}]}"#, "bad_fields"),
         (r#"{"type":"hello","id":2,"version":1}"#, "unexpected"),
     ] {
         socket.send(Message::text(text)).await.unwrap();
@@ -167,11 +185,67 @@ async fn messages_too_long_or_not_text_are_closed_with_their_codes() {
         (long((16 << 10) + 1), 1009),
         (long((1 << 20) + 1), 1009),
         (Message::binary(Bytes::from_static(b"?")), 1003),
+        (Message::binary(vec![0; (1 << 20) + 1]), 1009),
+        // a packet of ours, sent back
+        (Message::binary(packet(0, true).encode()), 1003),
     ] {
         let mut socket = raw_viewer(&served).await;
         socket.send(message).await.unwrap();
         assert_eq!(close_code(&mut socket).await, code);
     }
+}
+
+fn inject(id: u64, count: u8, bytes: usize) -> Inject {
+    Inject { id, count, pixels: (0..bytes).map(|at| at as u8).collect() }
+}
+
+/// Bytes of one frame of the world's input.
+const FRAME: usize = 16 * 8 * 3;
+
+#[tokio::test]
+async fn frames_reach_the_world_one_by_one_and_whole() {
+    let mut served = Served::start(ServerConfig::default()).await;
+    let mut client = served.connect(Kind::H264).await;
+    assert_eq!(next_message(&mut client).await, ServerMessage::Received { id: 1 });
+    for count in 1..=4 {
+        let given: Vec<u8> = (0..count * FRAME).map(|at| at as u8).collect();
+        let id = client.inject(count as u8, given.clone().into()).await.unwrap();
+        assert_eq!(next_message(&mut client).await, ServerMessage::Received { id });
+        let (Control::Inject { frames }, reply) = served.control().await else { panic!() };
+        assert_eq!(frames, given.chunks(FRAME).collect::<Vec<_>>());
+        reply.applied(7);
+        assert_eq!(next_message(&mut client).await, applied(id, 7));
+    }
+}
+
+#[tokio::test]
+async fn frames_that_do_not_fit_are_refused_and_the_connection_lives_on() {
+    let mut served = Served::start(ServerConfig::default()).await;
+    let mut socket = raw_viewer(&served).await;
+    for (count, bytes, words) in [
+        (0, 0, "expected 1 to 4 frames, got 0"),
+        (5, 5 * FRAME, "expected 1 to 4 frames, got 5"),
+        (2, FRAME, "expected 768 bytes for 2 frames of 16x8, got 384"),
+        (1, FRAME + 1, "expected 384 bytes for 1 frames of 16x8, got 385"),
+    ] {
+        socket.send(Message::binary(inject(3, count, bytes).encode())).await.unwrap();
+        let refused =
+            ServerMessage::Refused { id: Some(3), code: "bad_frames".into(), message: words.into() };
+        assert_eq!(answer(&mut socket).await, refused);
+    }
+    let mut waiting = Vec::new();
+    for id in 4..6 {
+        socket.send(Message::binary(inject(id, 1, FRAME).encode())).await.unwrap();
+        assert_eq!(answer(&mut socket).await, ServerMessage::Received { id });
+        waiting.push(served.control().await.1);
+    }
+    socket.send(Message::binary(inject(6, 1, FRAME).encode())).await.unwrap();
+    let ServerMessage::Refused { code, .. } = answer(&mut socket).await else { panic!("taken") };
+    assert_eq!(code, "busy", "two wait already");
+    waiting.remove(0).applied(2);
+    assert_eq!(answer(&mut socket).await, applied(4, 2));
+    socket.send(Message::binary(inject(7, 1, FRAME).encode())).await.unwrap();
+    assert_eq!(answer(&mut socket).await, ServerMessage::Received { id: 7 });
 }
 
 #[tokio::test]

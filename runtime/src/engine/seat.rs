@@ -11,8 +11,8 @@ use super::{EncodeFrames, StreamId};
 use crate::batch::Stepped;
 use crate::pipeline::{BLOCKS_IN_FLIGHT, Content, Demand, Job, Place, Route};
 use crate::{
-    Beginning, Block, Control, Error, Outcome, Pace, Producer, Refusal, Result, Session, Settings, State,
-    StepInput, Timeline, Timings, World,
+    Beginning, Block, Control, Cut, Error, Moments, Outcome, Pace, Producer, Refusal, Result, Sampling,
+    Session, Settings, State, StepInput, Timeline, Timings, World, turns,
 };
 
 /// Steps of a stream that may fail one after the other; then it is paused.
@@ -47,6 +47,13 @@ pub(crate) struct Seat {
     inject: Option<Tensor>,
     /// A clip's own frames, shown before the blocks that continue it.
     opening: Pictured,
+    /// The picture before the next block is to be shown: that block may be long in coming.
+    still: bool,
+    /// The next block to be shown begins with a keyframe.
+    cut: bool,
+    /// It left another session and has shown nothing yet: it falls in with a stream that plays, so that both can be made in
+    /// one batch for as long as they go on.
+    falls_in: bool,
     /// Blocks in the pipeline.
     in_flight: usize,
     failures_in_a_row: u32,
@@ -58,9 +65,11 @@ pub(crate) struct Seat {
 impl Seat {
     pub(super) fn open(world: &World, opening: Opening, now: Duration) -> Result<Self> {
         let Opening { route, beginning, settings, label, block, demand, states } = opening;
+        let falls_in = matches!(beginning, Beginning::Fork { .. } | Beginning::Same(_));
         let timeline = match beginning {
             Beginning::New => Timeline::prompted(world, settings, label)?,
             Beginning::Fork { of, block } => of.fork(world, block)?,
+            Beginning::Same(timeline) => *timeline,
             Beginning::Saved(folder) => Timeline::restore(world, &folder)?,
         };
         let mut seat = Self {
@@ -70,6 +79,9 @@ impl Seat {
             steps: 0,
             inject: None,
             opening: VecDeque::new(),
+            still: false,
+            cut: false,
+            falls_in,
             in_flight: 0,
             failures_in_a_row: 0,
             next_frame: 0,
@@ -77,6 +89,7 @@ impl Seat {
             states,
             route,
         };
+        seat.still = seat.timeline.is_paused();
         seat.run_or_rest(now);
         seat.announce();
         Ok(seat)
@@ -86,15 +99,42 @@ impl Seat {
         self.route.id
     }
 
-    /// When the next block is due, if it is to be made at all.
-    pub(super) fn due(&self) -> Option<Duration> {
-        if self.in_flight >= BLOCKS_IN_FLIGHT || !self.opening.is_empty() {
+    /// When the next block is due, if it is to be made at all; whether any stream has a `beat` to wait for.
+    pub(super) fn due(&self, beat: bool) -> Option<Duration> {
+        if !self.has_room() {
             None
         } else if self.steps > 0 {
             Some(Duration::ZERO)
+        } else if beat && self.falls_in {
+            None
         } else {
             self.pace.due()
         }
+    }
+
+    /// Whether the next block can be made now, should others be.
+    pub(super) fn is_ready(&self, now: Duration) -> bool {
+        self.has_room() && (self.steps > 0 || self.pace.is_ready(now))
+    }
+
+    fn has_room(&self) -> bool {
+        self.in_flight < BLOCKS_IN_FLIGHT && self.opening.is_empty()
+    }
+
+    /// The clock that others can fall in with.
+    pub(super) fn beat(&self) -> Option<&Pace> {
+        (self.pace.has_beat() && !self.falls_in).then_some(&self.pace)
+    }
+
+    pub(super) fn waits_for_a_beat(&self) -> bool {
+        self.falls_in
+    }
+
+    /// Lets the next block to be shown begin with a keyframe.
+    pub(super) fn cut(&mut self) -> Cut {
+        self.cut = true;
+        let block = self.opening.front().map_or(self.timeline.index(), |(block, _)| block.index);
+        Cut { generation: self.state.generation, block, turn: turns(self.timeline.log().iter()) }
     }
 
     /// Stops the clock while the stream is paused or nobody looks.
@@ -118,8 +158,8 @@ impl Seat {
         self.timeline.clone()
     }
 
-    /// Takes the outcome of a step; a block goes on as a job.
-    pub(super) fn scatter(&mut self, stepped: Stepped, now: Duration) -> Option<Job> {
+    /// Takes the outcome of a step; a block goes on as a job. `leader` is the clock of a stream of the same batch.
+    pub(super) fn scatter(&mut self, stepped: Stepped, now: Duration, leader: Option<&Pace>) -> Option<Job> {
         // Injected frames are for one block, and frames that cannot be sampled with would fail every time.
         let inject = self.inject.take();
         let job = match stepped {
@@ -133,8 +173,12 @@ impl Seat {
                     let Timings { decode, encode, .. } = self.state.timings;
                     let took = Timings { decode, encode, ..timings }.total();
                     self.pace.took(Duration::from_secs_f64(took));
-                    self.pace.delivered(now);
+                    match leader {
+                        Some(leader) if self.falls_in => self.pace.fall_in(leader),
+                        _ => self.pace.delivered(now),
+                    }
                 }
+                self.falls_in = false;
                 self.state.underruns = self.pace.underruns();
                 Some(self.job(&block, Content::Latents(block.latents.shallow_clone()), timings))
             }
@@ -152,14 +196,37 @@ impl Seat {
         job
     }
 
-    /// The next block of a clip's own frames, if one waits and there is room for it.
-    pub(super) fn next_of_opening(&mut self, now: Duration) -> Option<Job> {
+    /// What is to be shown without a step, if anything is and there is room for it: the next block of a clip's own frames, or
+    /// the picture before the next block.
+    pub(super) fn next_to_show(&mut self, world: &World, now: Duration) -> Option<Job> {
         if self.in_flight >= BLOCKS_IN_FLIGHT {
             return None;
         }
-        let (block, frames) = self.opening.pop_front()?;
+        let Some((block, frames)) = self.opening.pop_front() else {
+            return std::mem::take(&mut self.still).then(|| self.last_picture(world)).flatten();
+        };
         self.pace.delivered(now);
         Some(self.job(&block, Content::Pixels(frames), Timings::default()))
+    }
+
+    /// The last frame before the next block, if there is one. The block then begins with a keyframe, so that it does not
+    /// depend on this picture.
+    fn last_picture(&mut self, world: &World) -> Option<Job> {
+        let latents = self.timeline.newest(world)?;
+        let frames = latents.size()[0];
+        let place = Place {
+            generation: self.state.generation,
+            block: self.timeline.index() - 1,
+            label: self.timeline.label(),
+            first_frame: self.next_frame,
+            injected: 0,
+            keyframe: true,
+        };
+        self.cut = true;
+        self.next_frame += 1;
+        self.in_flight += 1;
+        let content = Content::Latents(latents.narrow(0, frames - 1, 1));
+        Some(Job { route: self.route.clone(), place, content, timings: self.state.timings })
     }
 
     /// A block has left the pipeline.
@@ -233,7 +300,13 @@ impl Seat {
                 self.inject = Some(encode_frames(&frames)?);
                 self.timeline.index()
             }
-            Control::Sampling(sampling) => {
+            Control::Sampling { steps, guidance } => {
+                let before = self.timeline.session().settings().sampling;
+                let sampling = Sampling {
+                    steps: steps.unwrap_or(before.steps),
+                    guidance: guidance.unwrap_or(before.guidance),
+                    ..before
+                };
                 self.timeline.set_sampling(world, sampling)?;
                 self.timeline.index()
             }
@@ -269,10 +342,12 @@ impl Seat {
         self.route.live.set(self.state.generation);
         self.opening = opening;
         self.inject = None;
+        self.still = self.timeline.is_paused() && self.opening.is_empty();
+        self.falls_in = false;
         self.steps = 0;
         self.failures_in_a_row = 0;
         self.next_frame = 0;
-        self.state.hash = None;
+        (self.state.hash, self.state.latents) = (None, None);
         self.pace.restart();
     }
 
@@ -283,10 +358,12 @@ impl Seat {
             label: block.label,
             first_frame: self.next_frame,
             injected: block.injected,
+            keyframe: std::mem::take(&mut self.cut),
         };
         self.next_frame += block.latents.size()[0] as u64;
         self.in_flight += 1;
         self.state.hash = Some(block.hash.to_hex().to_string());
+        self.state.latents = Some(Moments::of(&block.latents));
         Job { route: self.route.clone(), place, content, timings }
     }
 
@@ -297,9 +374,9 @@ impl Seat {
     }
 
     fn announce(&mut self) {
-        let seed = self.timeline.session().settings().seed;
-        (self.state.block, self.state.label, self.state.seed) =
-            (self.timeline.index(), self.timeline.label(), seed);
+        let Settings { seed, sampling, .. } = *self.timeline.session().settings();
+        (self.state.seed, self.state.sampling) = (seed, sampling);
+        (self.state.block, self.state.label) = (self.timeline.index(), self.timeline.label());
         self.state.reach = self.timeline.reach();
         self.state.paused = self.timeline.is_paused();
         // Nobody may be reading, which is no reason to stop.

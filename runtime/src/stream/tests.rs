@@ -11,6 +11,8 @@ use super::*;
 use crate::pipeline::EncodeH264;
 use crate::{PacketKind, WindowMode};
 
+mod side_by_side;
+
 const FRAME: Size = Size { width: 2, height: 2 };
 const FRAMES_PER_BLOCK: u64 = 2;
 
@@ -313,6 +315,29 @@ fn injected_frames_lead_the_next_block() {
 }
 
 #[test]
+fn sampling_changes_in_part_and_the_state_tells() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    let begun = wait(&stream, |_| true);
+    assert_eq!((begun.sampling.steps, begun.latents), (2, None));
+    stream.handle.apply(Control::Sampling { steps: Some(3), guidance: None }).unwrap();
+    stream.handle.apply(Control::Sampling { steps: None, guidance: Some(1.0) }).unwrap();
+    let expected = Sampling { steps: 3, guidance: 1.0, ..begun.sampling };
+    assert_eq!(wait(&stream, |state| state.sampling.guidance == 1.0).sampling, expected);
+
+    stream.handle.apply(Control::Step).unwrap();
+    let made = wait(&stream, |state| state.latents.is_some());
+    let world = world();
+    let settings = Settings { sampling: expected, ..config(&engine, 1).settings };
+    let mut session = Session::new(&world, settings).unwrap();
+    let block = session.step(&world, &StepInput { label: 0, inject: None }).unwrap();
+    assert_eq!(made.hash, Some(block.hash.to_hex().to_string()));
+    assert_eq!(made.latents, Some(crate::Moments::of(&block.latents)));
+    stream.handle.apply(Control::Restart { seed: None }).unwrap();
+    wait(&stream, |state| state.generation == 1 && state.latents.is_none());
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     let engine = start(stages());
     let stream = open(&engine, 1);
@@ -327,8 +352,8 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert_eq!(refused(Control::Inject { frames: vec![large.clone()] }).code, "bad_input");
     assert_eq!(refused(Control::Continue { frames: vec![large; 2] }).code, "bad_input");
     assert_eq!(refused(Control::Inject { frames: vec![picture(1); 3] }).message, "3 frames for a block of 2");
-    let steps = Sampling { steps: 0, ..world().meta.sampling };
-    stream.handle.apply(Control::Sampling(steps)).unwrap_err();
+    refused(Control::Sampling { steps: Some(0), guidance: None });
+    assert_eq!(refused(Control::Sampling { steps: Some(3), guidance: Some(f64::NAN) }).code, "bad_input");
     stream.handle.viewers(1, 0);
     assert_eq!(payloads(&take(&stream, 4)), alone(1, &[0, 0]));
 }
@@ -528,6 +553,7 @@ fn a_rewind_shows_the_same_blocks_again_and_a_fork_its_own() {
     stream.handle.apply(Control::Restart { seed: Some(11) }).unwrap();
     steps(&stream, 5);
     assert_eq!(stream.handle.apply(Control::Rewind { block: 2 }), Ok(2));
+    assert_eq!(take(&stream, 1)[0].block, 1, "the picture before it");
     let packets = steps(&stream, 2);
     assert_eq!(
         packets.iter().map(|p| (p.generation, p.block)).collect::<Vec<_>>(),

@@ -98,6 +98,18 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// Whether block numbers go back here: they then name other blocks than before.
+    pub fn turns(&self) -> bool {
+        matches!(self, Self::Rewind { .. } | Self::Fork { .. } | Self::Restart { .. })
+    }
+}
+
+/// How often block numbers go back in these entries. Turn and number together name one block of a log.
+pub fn turns<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> u64 {
+    entries.into_iter().filter(|entry| entry.turns()).count() as u64
+}
+
 /// What the bits of a log's blocks depend on beside the log and the weights.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {

@@ -217,7 +217,9 @@ impl Timeline {
         let Manifest { label, paused, .. } = saved;
         let mut timeline = Self { session, label, paused, kept, anchors, log };
         let mut newest = timeline.clone();
-        match read_log(&whole[seen..]).and_then(|entries| newest.follow(world, &entries)) {
+        match read_log(&whole[seen..])
+            .and_then(|entries| newest.follow(world, &entries, &mut |again| again.check()))
+        {
             Ok(()) => timeline = newest,
             Err(error) => tracing::warn!("{}: going on from the snapshot: {error}", folder.display()),
         }
