@@ -3,6 +3,7 @@
 #![cfg(feature = "video")]
 
 mod configuration;
+mod deploying;
 mod encoding;
 mod exposing;
 mod harness;

@@ -216,6 +216,10 @@ fn the_checker_finds_what_is_wrong() {
         |schema: &str, value: Value| document.problem(&serde_json::from_str(schema).unwrap(), &value);
     assert_eq!(problem(r#"{"type": ["integer", "string"]}"#, 3.into()), None);
     assert!(problem(r#"{"type": "integer", "minimum": 0}"#, (-1).into()).is_some());
+    let shape = r#"{"type": "object", "additionalProperties": false, "required": ["a"], "properties": {"a": {"items": {}}}}"#;
+    assert!(problem(shape, "text".into()).unwrap().contains("expected"));
+    assert!(problem(shape, serde_json::json!({})).unwrap().contains("is missing"));
+    assert!(problem(r#"{"type": "array", "items": {"type": "string"}}"#, "text".into()).is_some());
     assert!(problem(r#"{"enum": ["a"]}"#, "b".into()).is_some());
     assert!(problem(r#"{"unheard-of": 1}"#, 1.into()).unwrap().contains("unheard-of"));
 }

@@ -72,6 +72,23 @@ async fn what_happens_is_counted() {
     }
 }
 
+#[tokio::test]
+async fn alerts_and_the_documentation_name_series_that_there_are() {
+    let served = Served::start(ServerConfig::default()).await;
+    let text = scrape(&served).await.body;
+    let mut named = 0;
+    for file in ["deploy/prometheus/alerts.yaml", "docs/operations.md"] {
+        let path = format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"));
+        let words = std::fs::read_to_string(path).unwrap();
+        let words = words.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        for name in words.filter(|word| word.starts_with("acdit_") || word.starts_with("process_")) {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{file}: {name}");
+            named += 1;
+        }
+    }
+    assert!(named > 20);
+}
+
 /// A metric family as the text format gives it.
 #[derive(Default)]
 struct Family {

@@ -83,7 +83,10 @@ impl Document {
                 }
                 "minimum" if value.as_f64() < rule.as_f64() => wrong(&format!("expected at least {rule}")),
                 "const" | "enum" | "minimum" => None,
-                "items" => value.as_array()?.iter().find_map(|item| self.problem(rule, item)),
+                "items" => {
+                    let items = value.as_array().map_or(&[][..], Vec::as_slice);
+                    items.iter().find_map(|item| self.problem(rule, item))
+                }
                 "oneOf" => {
                     let fit =
                         rule.as_array().unwrap().iter().filter(|one| self.problem(one, value).is_none());
@@ -97,7 +100,8 @@ impl Document {
                 "additionalProperties" => {
                     let known =
                         schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
-                    let more = value.as_object()?.keys().find(|name| !known.contains_key(*name));
+                    let fields = value.as_object().into_iter().flat_map(Map::keys);
+                    let more = fields.into_iter().find(|name| !known.contains_key(*name));
                     more.and_then(|name| wrong(&format!("{name} is not described")))
                 }
                 unknown => Some(format!("{unknown}: a keyword that is not checked")),
@@ -106,12 +110,9 @@ impl Document {
                 return problem;
             }
         }
-        let missing = |required: &Map<String, Value>| {
-            let names = required.get("required")?.as_array()?;
-            let name = names.iter().find(|name| value.get(name.as_str().unwrap()).is_none())?;
-            wrong(&format!("{name} is missing"))
-        };
-        missing(schema)
+        let (fields, names) = (value.as_object()?, schema.get("required")?.as_array()?);
+        let missing = names.iter().find(|name| !fields.contains_key(name.as_str().unwrap()))?;
+        wrong(&format!("{missing} is missing"))
     }
 }
 
