@@ -1,6 +1,10 @@
 //! TLS at both ends, by rustls: the server's certificate from files, and whom a client trusts.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{
@@ -64,9 +68,14 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 
 /// How a client connects that trusts these authorities and the machine's own.
 pub(crate) fn client_config(more: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, Error> {
-    let mut roots = RootCertStore::empty();
-    // A machine without authorities of its own, such as a small container, can still be given one.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    // A hundred and more certificates, of as many files: read once for all the viewers of a load test. A machine that has
+    // none, such as a small container, can still be given one.
+    static OWN: LazyLock<RootCertStore> = LazyLock::new(|| {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots
+    });
+    let mut roots = OWN.clone();
     roots.add_parsable_certificates(more.iter().cloned());
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let config = config.map_err(|error| Error::Network(io::Error::other(error)))?;

@@ -1,6 +1,7 @@
 //! `serve` for other machines: tokens from each place that they may come from, and nowhere else.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Folder, ran};
@@ -78,6 +79,26 @@ fn a_new_token_is_printed_once_and_no_token_ever_again() {
 
     let (server, _) = serve(&folder, &["--token-file", "token"]);
     assert!(stopped(server).contains("token: every user of this machine can read it"));
+}
+
+#[test]
+fn a_browser_signs_in() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+    let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".into());
+    for needed in [Path::new(&chromium), &root.join("node_modules")] {
+        if !needed.exists() {
+            println!("skipped: {} is missing; `make test` sets up what can be set up", needed.display());
+            return;
+        }
+    }
+    let folder = with_token_file(0o600);
+    let (server, address) = serve(&folder, &["--token-file", "token"]);
+    let screenshot = Path::new(env!("CARGO_TARGET_TMPDIR")).join("signin.png");
+    let words = [format!("http://{address}"), TOKEN.to_owned(), screenshot.display().to_string()];
+    let browser = ran(Command::new("node").arg(root.join("signin.mjs")).args(words).output().unwrap());
+    assert_eq!(browser.code, Some(0), "{}", browser.stderr);
+    println!("what it looked like: {}", screenshot.display());
+    end(server, "-TERM");
 }
 
 /// What a server logged until it was told to stop.

@@ -1,9 +1,11 @@
 //! A server that strangers reach: the token and what it is exchanged for, names, proxies, and shares of an address.
 
+use std::net::IpAddr;
+
 use acdit_io::{Access, Caller, Client, Error, Kind, ServerConfig, Token, routes};
 use serde_json::Value;
 
-use crate::harness::{Answer, Served, exchange};
+use crate::harness::{Answer, Served, exchange, open};
 
 const TOKEN: &str = "0123456789abcdef-token";
 
@@ -198,8 +200,37 @@ async fn names_that_a_proxy_serves_are_let_in_and_no_others() {
     }
 }
 
+/// An address of this machine that is not loopback: what a datagram to elsewhere would be sent from. None is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
+}
+
 #[tokio::test]
-async fn an_address_has_its_share_of_viewers_and_connections() {
+async fn an_address_has_its_share_of_connections() {
+    let Some(own) = own_address() else {
+        println!("skipped: this machine has loopback addresses only");
+        return;
+    };
+    let config = ServerConfig { max_connections_per_address: 2, ..guarded() };
+    let served = Served::start_at("0.0.0.0:0".parse().unwrap(), config).await;
+    let address = (own, served.address.port()).into();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let first = open(address, request.as_bytes()).await;
+    let second = open(address, request.as_bytes()).await;
+    assert!(first.0.starts_with("HTTP/1.1 200") && second.0.starts_with("HTTP/1.1 200"), "{first:?}");
+    let third = exchange(address, request.as_bytes(), false).await;
+    assert_eq!((third.status, third.code().as_str(), header(&third, "retry-after")), (429, "too_many", "1"));
+    assert_eq!(header(&third, "connection"), "close");
+    assert_eq!(ask(&served, "GET", "/healthz", &[]).await.status, 200, "by loopback there is no end of them");
+    drop(first);
+    // Freed when the server has seen the end of it.
+    while exchange(address, request.as_bytes(), true).await.status != 200 {}
+}
+
+#[tokio::test]
+async fn an_address_has_its_share_of_viewers() {
     let proxies = vec!["127.0.0.1/32".parse().unwrap()];
     let config = ServerConfig { max_viewers_per_address: 1, ..with(Access { proxies, ..Access::default() }) };
     let served = Served::start(config).await;
@@ -214,7 +245,7 @@ async fn an_address_has_its_share_of_viewers_and_connections() {
         for header in headers {
             request += &format!("{header}\r\n");
         }
-        crate::harness::open(served.address, (request + "\r\n").as_bytes()).await
+        open(served.address, (request + "\r\n").as_bytes()).await
     };
     let (first, _held) = upgrade("9.9.9.9").await;
     assert!(first.starts_with("HTTP/1.1 101"), "{first}");
