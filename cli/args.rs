@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use acdit_model::diffusion::SolverKind;
 use acdit_runtime::bench::block_flops;
 use acdit_runtime::device::{DeviceChoice, Placement, Precision, set_threads};
-use acdit_runtime::{Sampling, Settings, WindowMode, World};
+use acdit_runtime::{Sampling, Settings, Stamp, WindowMode, World};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::output::LogFormat;
 use crate::{
-    bench, check, completions, continuation, convert, encode, eval, generate, plot, serve, train, train_vae,
-    verify, watch,
+    bench, check, completions, continuation, convert, encode, eval, generate, plot, replay, serve, train,
+    train_vae, verify, watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -63,6 +63,7 @@ pub(crate) enum Verb {
     Generate(generate::Generate),
     /// Write a clip's last frames and how the world goes on from them
     Continue(continuation::Continue),
+    Replay(replay::Replay),
     /// Train a world
     Train(train::Train),
     /// Train the VAE under a world
@@ -99,6 +100,20 @@ pub(crate) struct Compute {
 }
 
 impl Compute {
+    /// What is left open is as it was where something was computed before.
+    pub(crate) fn or_as(self, stamp: &Stamp) -> Self {
+        let device = match self.device {
+            DeviceChoice::Auto if stamp.device == "cpu" => DeviceChoice::Cpu,
+            other => other,
+        };
+        let dtype = match self.dtype {
+            Precision::Auto => stamp.dtype.parse().unwrap_or_default(),
+            other => other,
+        };
+        let threads = u16::try_from(stamp.threads).ok().and_then(NonZeroU16::new);
+        Self { device, dtype, threads: Threads { threads: self.threads.threads.or(threads) } }
+    }
+
     pub(crate) fn placement(self) -> acdit_runtime::Result<Placement> {
         Placement::select(self.device, self.dtype)
     }

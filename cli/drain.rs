@@ -13,6 +13,9 @@ use crate::signals::{Ending, INTERRUPTED};
 /// A server that has not ended so long after it was asked to is ended: something in it hangs.
 const PATIENCE: Duration = Duration::from_millis(9_500);
 
+/// The part of it that closing connections may take, once sessions are saved.
+pub(crate) const CLOSING: Duration = Duration::from_secs(5);
+
 /// What a server reports that had to be ended.
 const HUNG: i32 = 1;
 
@@ -35,7 +38,11 @@ pub(crate) async fn asked(mut ending: Ending, readiness: Readiness, house: Arc<H
     if let Err(error) = hung {
         tracing::error!("nothing bounds the time to stop: {error}");
     }
-    if tokio::task::spawn_blocking(move || house.save_all()).await.is_err() {
+    let saved = tokio::task::spawn_blocking(move || {
+        house.end_recordings();
+        house.save_all();
+    });
+    if saved.await.is_err() {
         tracing::error!("the sessions could not be saved");
     }
 }

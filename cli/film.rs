@@ -31,15 +31,16 @@ pub(crate) fn enlarged(size: Size) -> Size {
 }
 
 #[cfg(feature = "video")]
-pub(crate) use with_video::{create, last_frames};
+pub(crate) use with_video::{FileWriter, Film, create, last_frames};
 #[cfg(not(feature = "video"))]
-pub(crate) use without_video::{create, last_frames};
+pub(crate) use without_video::{FileWriter, Film, create, last_frames};
 
 #[cfg(feature = "video")]
 mod with_video {
     use std::path::Path;
 
-    use acdit_codec::video::{DecodeOptions, FileConfig, FileWriter, Limits, decode_last};
+    pub(crate) use acdit_codec::video::FileWriter;
+    use acdit_codec::video::{DecodeOptions, Decoder, FileConfig, Limits, decode_last};
     use acdit_codec::{Error, Frame, Size};
 
     use super::{Wanted, enlargement};
@@ -50,6 +51,24 @@ mod with_video {
     pub(crate) fn create(path: &Path, source: Size, frames_per_second: f64) -> Result<FileWriter, Error> {
         let config = FileConfig { source, scale: enlargement(source), frames_per_second, quality: QUALITY };
         FileWriter::create(path, &config)
+    }
+
+    /// A film of one's own, frame by frame.
+    pub(crate) struct Film(Decoder);
+
+    impl Film {
+        pub(crate) fn open(path: &Path, size: Size, frames_per_second: f64) -> Result<Self, Error> {
+            let options = DecodeOptions { size, frames_per_second, limits: Limits::FILE };
+            Ok(Self(Decoder::open(path, &options)?))
+        }
+    }
+
+    impl Iterator for Film {
+        type Item = Result<Frame, Error>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            self.0.next()
+        }
     }
 
     /// The last frames of a file of one's own, decoded in this process: its owner runs the command. What strangers send
@@ -84,6 +103,23 @@ mod without_video {
 
     pub(crate) fn create(_path: &Path, _source: Size, _frames_per_second: f64) -> Result<FileWriter, Error> {
         Err(absent())
+    }
+
+    /// There is none.
+    pub(crate) enum Film {}
+
+    impl Film {
+        pub(crate) fn open(_path: &Path, _size: Size, _frames_per_second: f64) -> Result<Self, Error> {
+            Err(absent())
+        }
+    }
+
+    impl Iterator for Film {
+        type Item = Result<Frame, Error>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            match *self {}
+        }
     }
 
     pub(crate) fn last_frames(_clip: &Path, _wanted: Wanted) -> Result<Vec<Frame>, Error> {

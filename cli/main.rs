@@ -21,9 +21,12 @@ mod film;
 mod generate;
 mod output;
 mod plot;
+mod recorder;
 mod recording;
+mod replay;
 mod serve;
 mod sessions;
+mod sidecar;
 mod signals;
 mod source;
 mod train;
@@ -64,6 +67,7 @@ fn run(cli: Cli, layers: &config::Layers, output: Output) -> anyhow::Result<()> 
         Verb::Loadtest(verb) => verb.run(output),
         Verb::Generate(verb) => verb.run(output),
         Verb::Continue(verb) => verb.run(output),
+        Verb::Replay(verb) => verb.run(output),
         Verb::Train(verb) => verb.run(output),
         Verb::TrainVae(verb) => verb.run(output),
         Verb::Encode(verb) => verb.run(output),

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex};
 
 use acdit_io::{LabelInfo, ServerConfig, WindowInfo, WorldInfo};
 use acdit_runtime::{Engine, MAX_BATCH, MAX_STREAMS, StreamConfig, WindowMode};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
 use crate::drain;
 use crate::exposure::{Exposure, ExposureArgs};
 use crate::film::{self, Wanted};
 use crate::output::Output;
-use crate::sessions::{self, House, State};
+use crate::recorder::Place;
+use crate::sessions::{self, House, State, fingerprint};
 use crate::signals::Ending;
 use crate::source::moments;
 use crate::uploads::{UploadArgs, Uploads};
@@ -35,6 +36,7 @@ Examples:
   acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
   acdit-world serve --state sessions                 # goes on where it was, even after a crash
   acdit-world serve --host 0.0.0.0 --token auto      # for other machines; prints the address with its token
+  acdit-world serve --recordings films               # the page can record; `replay` computes a film again
   acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
 pub(crate) struct Serve {
     /// Address to listen on; one that is not loopback needs a token
@@ -55,6 +57,9 @@ pub(crate) struct Serve {
     /// Keep sessions here: a server that starts with it goes on with all of them
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// Record sessions into here when their viewers ask for it: MP4, and a log to compute it again
+    #[arg(long, value_name = "DIR")]
+    recordings: Option<PathBuf>,
     #[command(flatten)]
     exposure: ExposureArgs,
     #[command(flatten)]
@@ -73,13 +78,28 @@ impl Serve {
         let settings = self.world.sampling.settings(&loaded.world, self.seed);
         let (info, clip) = describe(&loaded, &settings)?;
         let Loaded { folder, world, vae } = loaded;
-        let state = self.state.map(|state| State::new(state, &folder)).transpose()?;
+        let weights = match self.state.is_some() || self.recordings.is_some() {
+            true => fingerprint(&folder)?,
+            false => String::new(),
+        };
+        let kept = |folder: PathBuf, flag: &str| {
+            std::fs::create_dir_all(&folder).with_context(|| format!("{flag} {}", folder.display()))?;
+            anyhow::Ok((folder, weights.clone()))
+        };
+        let state = self.state.map(|folder| kept(folder, "--state")).transpose()?;
+        let state = state.map(|(folder, weights)| State { folder, weights });
+        let recordings = self.recordings.map(|folder| kept(folder, "--recordings")).transpose()?;
+        if recordings.is_some() && !cfg!(feature = "video") {
+            bail!("--recordings: this build cannot write clips (feature `video`)");
+        }
+        let recordings = recordings.map(|(folder, weights)| Place { folder, weights });
+        let films = recordings.as_ref().map(|place| place.folder.clone());
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
         let uploads = Arc::new(Uploads::new(clip, self.uploads));
         let live = Mutex::default();
-        let house = Arc::new(House { engine, config, info, uploads, state, live });
+        let house = Arc::new(House { engine, config, info, uploads, state, recordings, live });
         let (main, others) = house.furnish()?;
         if house.state.is_some() {
             sessions::keep_saving(&house)?;
@@ -97,7 +117,12 @@ impl Serve {
             let readiness = config.readiness.clone();
             exposure.announce(address, output)?;
             drain::ready(&house);
-            let config = ServerConfig { max_sessions: usize::from(max_sessions) - 1, ..config };
+            let config = ServerConfig {
+                max_sessions: usize::from(max_sessions) - 1,
+                recordings: films,
+                shutdown_deadline: drain::CLOSING,
+                ..config
+            };
             // Saved while the sessions are still there: the server drops them when it has ended.
             let asked = drain::asked(ending, readiness, house.clone());
             acdit_io::serve_sessions(listener, main, others, Some(house), config, asked).await?;

@@ -13,6 +13,7 @@ use acdit_runtime::{Beginning, Engine, Sampling, Stream, StreamConfig};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::recorder::{Place, Recorder};
 use crate::source::{Saved, StreamSource, announce, announce_next, publish};
 use crate::uploads::Uploads;
 
@@ -42,6 +43,7 @@ pub(crate) struct House {
     pub(crate) info: WorldInfo,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) state: Option<State>,
+    pub(crate) recordings: Option<Place>,
     pub(crate) live: Mutex<BTreeMap<String, Weak<StreamSource>>>,
 }
 
@@ -60,16 +62,13 @@ struct Served {
     weights: String,
 }
 
-impl State {
-    /// Reads the weights once over.
-    pub(crate) fn new(folder: PathBuf, weights: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&folder).with_context(|| format!("--state {}", folder.display()))?;
-        let file = weights.join("transformer/diffusion_pytorch_model.safetensors");
-        let mut hasher = blake3::Hasher::new();
-        let read = std::fs::File::open(&file).and_then(|file| hasher.update_reader(file).map(|_| ()));
-        read.with_context(|| file.display().to_string())?;
-        Ok(Self { folder, weights: hasher.finalize().to_hex().to_string() })
-    }
+/// Reads the weights once over.
+pub(crate) fn fingerprint(weights: &Path) -> anyhow::Result<String> {
+    let file = weights.join("transformer/diffusion_pytorch_model.safetensors");
+    let mut hasher = blake3::Hasher::new();
+    let read = std::fs::File::open(&file).and_then(|file| hasher.update_reader(file).map(|_| ()));
+    read.with_context(|| file.display().to_string())?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 impl House {
@@ -134,9 +133,10 @@ impl House {
         let Stream { handle, packets, states } = self.engine.open_from(config, beginning)?;
         let block = self.engine.frames_per_block() as f64 / self.engine.meta().fps;
         let hub = Hub::new(Duration::from_secs_f64((2.0 * block).max(1.0)));
+        let recorder = Arc::new(Recorder::new(self.recordings.clone()));
         spawn("publish", {
-            let hub = hub.clone();
-            move || publish(&packets, &hub)
+            let (hub, recorder) = (hub.clone(), recorder.clone());
+            move || publish(&packets, &recorder, &hub)
         })?;
         // An open stream has told its state; whoever connects first must not find the hub's empty one.
         announce_next(&states, &hub);
@@ -146,6 +146,9 @@ impl House {
         })?;
         let info = WorldInfo { codec: handle.codec().unwrap_or_default().to_owned(), ..self.info.clone() };
         let source = Arc::new(StreamSource {
+            id: id.to_owned(),
+            hub: hub.clone(),
+            recorder,
             handle: Arc::new(handle),
             info,
             uploads: self.uploads.clone(),
@@ -183,15 +186,18 @@ impl House {
         self.each(StreamSource::save_if_changed);
     }
 
+    /// Ends all recordings, and waits until they are whole.
+    pub(crate) fn end_recordings(&self) {
+        self.sources().iter().for_each(|source| source.recorder.finish());
+    }
+
+    fn sources(&self) -> Vec<Arc<StreamSource>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.values().filter_map(Weak::upgrade).collect()
+    }
+
     fn each(&self, save: impl Fn(&StreamSource) -> acdit_runtime::Result<()>) {
-        let sources: Vec<_> = self
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
-        for source in sources {
+        for source in self.sources() {
             if let Err(error) = save(&source) {
                 tracing::error!("a session is not saved: {error}");
             }

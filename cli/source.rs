@@ -9,10 +9,15 @@ use acdit_runtime::{
     Consumer, Control, Moments, Outcome, Packet, PacketKind, Saver, State, StreamHandle, write_log,
 };
 
+use crate::recorder::{Recorder, Subject};
 use crate::uploads::Uploads;
 
 /// A stream of the engine as the server sees it.
 pub(crate) struct StreamSource {
+    /// The session's id.
+    pub(crate) id: String,
+    pub(crate) hub: Hub,
+    pub(crate) recorder: Arc<Recorder>,
     pub(crate) handle: Arc<StreamHandle>,
     pub(crate) info: WorldInfo,
     /// Where clips to continue from are decoded.
@@ -63,10 +68,8 @@ impl WorldSource for StreamSource {
                 Ok(frames) => Control::Inject { frames },
                 Err(error) => return reply.refused("bad_frames", error.to_string()),
             },
-            Asked::Record { .. } => {
-                let message = "this server keeps no recordings: it runs without --recordings";
-                return reply.refused("no_recordings", message);
-            }
+            Asked::Record { on: true } => return self.recorder.begin(self.subject(), reply),
+            Asked::Record { on: false } => return self.recorder.end(reply),
             Asked::Continue { clip } => return self.continue_from(clip, reply),
             _ => return reply.refused("unsupported", "this world cannot do that"),
         };
@@ -78,7 +81,7 @@ impl WorldSource for StreamSource {
     }
 
     fn viewers(&self, h264: usize, jpeg: usize) {
-        self.handle.viewers(h264, jpeg);
+        self.recorder.viewers(&self.handle, h264, jpeg);
     }
 
     fn log(&self) -> Result<String, acdit_io::Refusal> {
@@ -138,6 +141,11 @@ impl StreamSource {
         self.lock_saved().over = true;
     }
 
+    fn subject(&self) -> Subject {
+        let (session, handle) = (self.id.clone(), self.handle.clone());
+        Subject { session, handle, hub: self.hub.clone(), info: self.info.clone() }
+    }
+
     fn pictures(&self, frames: &[impl AsRef<[u8]>]) -> Result<Vec<Frame>, acdit_codec::Error> {
         let acdit_io::Size { width, height } = self.info.input;
         let picture = |pixels: &[u8]| Frame::new(Size { width, height }, pixels.to_vec());
@@ -149,6 +157,13 @@ impl StreamSource {
         self.uploads.decode(clip, reply, move |frames, reply| {
             handle.control(Control::Continue { frames }, |outcome| answer(reply, outcome));
         });
+    }
+}
+
+impl Drop for StreamSource {
+    fn drop(&mut self) {
+        // It needs the stream for its log.
+        self.recorder.finish();
     }
 }
 
@@ -170,8 +185,8 @@ fn answer(reply: Reply, outcome: Outcome) {
     }
 }
 
-/// Hands packets to the viewers until the stream ends.
-pub(crate) fn publish(packets: &Consumer<Packet>, hub: &Hub) {
+/// Hands packets to the recorder and to the viewers until the stream ends.
+pub(crate) fn publish(packets: &Consumer<Packet>, recorder: &Recorder, hub: &Hub) {
     while let Some(received) = packets.recv() {
         let packet = received.item;
         let header = acdit_io::Header {
@@ -188,7 +203,9 @@ pub(crate) fn publish(packets: &Consumer<Packet>, hub: &Hub) {
             block: packet.block,
             label: index(packet.label),
         };
-        hub.publish(&acdit_io::Packet { header, payload: packet.payload.into() });
+        let packet = acdit_io::Packet { header, payload: packet.payload.into() };
+        recorder.offer(&packet, received.missed);
+        hub.publish(&packet);
     }
 }
 
@@ -202,7 +219,7 @@ pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
     let Some(received) = states.recv() else { return false };
     let state = received.item;
     let State { generation, block, reach, label, seed, paused, timings, underruns, .. } = state;
-    hub.announce(acdit_io::State {
+    let announced = acdit_io::State {
         generation,
         block,
         reach,
@@ -222,6 +239,11 @@ pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
             decode: timings.decode,
             encode: timings.encode,
         },
+    };
+    // Whether it is recorded is not the stream's to say.
+    hub.amend(|state| {
+        let recording = state.recording.take();
+        *state = acdit_io::State { recording, ..announced };
     });
     true
 }

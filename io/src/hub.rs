@@ -202,6 +202,11 @@ impl Hub {
         self.0.state.send_replace(state);
     }
 
+    /// Tells every viewer of a change to what was announced last.
+    pub fn amend(&self, change: impl FnOnce(&mut State)) {
+        self.0.state.send_modify(change);
+    }
+
     /// Totals so far.
     pub fn stats(&self) -> HubStats {
         let lanes = self.lanes();

@@ -15,6 +15,7 @@ mod page;
 mod peer;
 mod protocol;
 mod readiness;
+mod recordings;
 mod routes;
 mod server;
 mod sessions;

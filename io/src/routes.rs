@@ -8,7 +8,9 @@ use axum::{
     routing::{self, MethodRouter},
 };
 
-use crate::{auth, guard, guard::Rejection, metrics, observe, page, server, server::App, sessions, upload};
+use crate::{
+    auth, guard, guard::Rejection, metrics, observe, page, recordings, server, server::App, sessions, upload,
+};
 
 /// One method of one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +51,12 @@ fn table() -> Vec<Handled> {
         post("/api/sessions", Token, "begin a session", sessions::create),
         get("/api/sessions/{id}", Token, "a session", sessions::show),
         delete("/api/sessions/{id}", Token, "end a session", sessions::delete),
+        post("/api/sessions/{id}/clip", Token, "continue a clip in a session", upload::clip_for),
         get("/api/sessions/{id}/log", Token, "a session's event log", sessions::log),
         get("/api/sessions/{id}/snapshot", Token, "what was saved of a session last", sessions::saved),
         post("/api/sessions/{id}/snapshot", Token, "save a session", sessions::save),
+        get("/api/recordings", Token, "films of sessions", recordings::list),
+        get("/api/recordings/{name}", Token, "a film, or what computes it again", recordings::file),
         post("/api/ticket", Token, "a ticket that opens one WebSocket", auth::ticket),
         post("/api/signin", Token, "exchange the token for a cookie", auth::sign_in),
         delete("/api/signin", Token, "forget the cookie", auth::sign_out),

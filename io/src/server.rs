@@ -4,7 +4,7 @@
 //! WebSocket tasks outlive the connection that they were upgraded from: they are tracked here, so that shutdown can
 //! close each with 1001 and wait.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -63,6 +63,8 @@ pub struct ServerConfig {
     pub linger: Duration,
     /// Clips being uploaded at once; further ones get 503 with Retry-After.
     pub max_uploads: usize,
+    /// Where recordings lie, if sessions can be recorded.
+    pub recordings: Option<PathBuf>,
     /// Largest clip, in bytes.
     pub upload_bytes: usize,
     /// Longest time for a clip to arrive, and again for the world to take it.
@@ -93,6 +95,7 @@ impl Default for ServerConfig {
             max_sessions: 15,
             linger: Duration::from_secs(30),
             max_uploads: 4,
+            recordings: None,
             upload_bytes: 64 << 20,
             upload_deadline: Duration::from_secs(60),
             header_deadline: Duration::from_secs(10),
@@ -125,7 +128,7 @@ pub(crate) struct App {
 
 impl App {
     /// This server, as the viewers of one session see it.
-    fn of(self, room: Room) -> Self {
+    pub(crate) fn of(self, room: Room) -> Self {
         let Room { id, source, hub, stop, .. } = room;
         Self { session: id, source, hub, stop, ..self }
     }

@@ -3,6 +3,8 @@
 //! One session is there from the start and for ever, [`MAIN`]; others come and go. Making one may take a while, since it
 //! waits for the world, so it happens off the server's own threads.
 
+mod asked;
+mod continuation;
 mod futures;
 mod tenant;
 mod waiting_line;
@@ -21,7 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use rand::Rng as _;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
@@ -29,7 +31,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::tenant::Tenant;
-use self::waiting_line::Line;
+use self::{asked::Asked, waiting_line::Line};
 use crate::{
     guard::Rejection,
     hub::{Demand, Hub},
@@ -37,15 +39,11 @@ use crate::{
     peer::Peer,
     protocol,
     server::{App, ServerConfig, report_demand},
-    source::{Fork, Refusal, Session, Sessions, Wanted, WorldSource},
-    upload,
+    source::{Refusal, Session, Sessions, Wanted, WorldSource},
 };
 
 /// The session that `/ws` shows.
 pub const MAIN: &str = "main";
-
-/// Largest body that asks for a session, in bytes.
-const FIELDS_BYTES: usize = 16 << 10;
 
 /// A session that is being served.
 #[derive(Clone)]
@@ -121,6 +119,13 @@ impl Rooms {
     pub(crate) fn get(&self, id: &str) -> Result<Room, Rejection> {
         let unknown = || Rejection::new(StatusCode::NOT_FOUND, "no_session", "there is no such session");
         self.lock().get(id).cloned().ok_or_else(unknown)
+    }
+
+    /// The recordings that are being made, each with its session's next block.
+    pub(crate) fn recordings(&self) -> Vec<(protocol::Recording, u64)> {
+        let rooms = self.lock();
+        let states = rooms.values().map(|room| room.hub.state().borrow().clone());
+        states.filter_map(|state| Some((state.recording?, state.block))).collect()
     }
 
     /// Takes in a session that was there before the server, even if there is no place for it.
@@ -262,30 +267,6 @@ fn failed() -> Refusal {
     refused(FAILED, "the world could not do that")
 }
 
-/// What `POST /api/sessions` takes; all of it optional.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Asked {
-    label: Option<LabelName>,
-    seed: Option<u64>,
-    private: bool,
-    unattended: bool,
-    ephemeral: bool,
-    steps: Option<u32>,
-    guidance: Option<f64>,
-    fork: Option<Fork>,
-    /// Wait for a place if there is none.
-    wait: bool,
-}
-
-/// A label by its index or by its name.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum LabelName {
-    Index(u32),
-    Name(String),
-}
-
 /// A session that has just begun.
 #[derive(Debug, Serialize)]
 struct Begun {
@@ -330,36 +311,17 @@ pub(crate) async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Rejection> {
-    let message = "the session's fields took too long to arrive";
-    let late = |_| Rejection::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message);
-    let fields = upload::collect(body, FIELDS_BYTES, "the session's fields");
-    let body = timeout(app.config.header_deadline, fields).await.map_err(late)??;
-    let bad = |message: String| Rejection::new(StatusCode::BAD_REQUEST, "bad_fields", message);
-    let asked: Asked = match body.is_empty() {
-        true => Asked::default(),
-        false => serde_json::from_slice(&body).map_err(|error| bad(format!("the body: {error}")))?,
-    };
-    let labels = app.source.info().labels;
-    let label = match asked.label {
-        None => None,
-        Some(LabelName::Index(index)) if (index as usize) < labels.len() => Some(index),
-        Some(LabelName::Index(index)) => {
-            return Err(bad(format!("label: expected an index below {}, got {index}", labels.len())));
-        }
-        Some(LabelName::Name(name)) => {
-            let found = labels.iter().position(|label| label.name == name);
-            let index = found.ok_or_else(|| bad(format!("label: this world has no {name:?}")))?;
-            Some(index as u32)
-        }
-    };
-    let Asked { seed, private, unattended, ephemeral, steps, guidance, fork, wait, .. } = asked;
-    let wanted = Wanted { label, seed, private, unattended, ephemeral, steps, guidance, fork };
+    let Asked { wanted, wait, clip } = asked::read(&app, &headers, body).await?;
     // The guard has checked it: it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let scheme = if peer.secure { "wss" } else { "ws" };
     let begun = move |session: String| Begun { ws: format!("{scheme}://{host}/ws/{session}"), session };
+    let created = |session| Ok((StatusCode::CREATED, Json(begun(session))).into_response());
+    if let Some(clip) = clip {
+        return created(continuation::begin(app, wanted, clip).await?);
+    }
     match app.rooms.open(wanted.clone()).await {
-        Ok(session) => Ok((StatusCode::CREATED, Json(begun(session))).into_response()),
+        Ok(session) => created(session),
         Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),
         Err(refusal) => Err(rejected(refusal)),
     }

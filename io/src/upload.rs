@@ -1,15 +1,15 @@
-//! `POST /api/clip`: a video file in the request body, handed to the world to continue from.
+//! `POST /api/clip` and `POST /api/sessions/ID/clip`: a video file in the request body, handed to a session to continue from.
 
 use axum::{
     Json,
     body::{Body, HttpBody as _},
-    extract::State,
+    extract::{Path, State},
     http::StatusCode,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     guard::Rejection,
@@ -24,29 +24,59 @@ pub(crate) struct Continued {
     block: u64,
 }
 
-/// Takes a clip, whatever its declared length, and answers once the world shows it.
+/// A clip for the main session.
 pub(crate) async fn clip(State(app): State<App>, body: Body) -> Result<Json<Continued>, Rejection> {
-    let unavailable =
-        |code, error: &str| Rejection::new(StatusCode::SERVICE_UNAVAILABLE, code, error).retry_after();
-    let _turn =
-        app.uploads.try_acquire().map_err(|_| unavailable("busy", "other clips are being uploaded"))?;
-    let deadline = app.config.upload_deadline;
+    let _turn = turn(&app)?;
+    let clip = receive(&app, body).await?;
+    Ok(Json(continue_from(&app, clip).await?))
+}
+
+/// A clip for any session.
+pub(crate) async fn clip_for(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    body: Body,
+) -> Result<Json<Continued>, Rejection> {
+    // Who names no session is told before the clip has come, and a session is not held for as long as that takes.
+    drop(app.rooms.get(&id)?);
+    let _turn = turn(&app)?;
+    let clip = receive(&app, body).await?;
+    let room = app.rooms.get(&id)?;
+    Ok(Json(continue_from(&app.of(room), clip).await?))
+}
+
+/// One of the places for uploads, to be held for as long as the upload takes.
+pub(crate) fn turn(app: &App) -> Result<OwnedSemaphorePermit, Rejection> {
+    let turn = app.uploads.clone().try_acquire_owned();
+    turn.map_err(|_| unavailable("busy", "other clips are being uploaded"))
+}
+
+fn unavailable(code: &str, error: &str) -> Rejection {
+    Rejection::new(StatusCode::SERVICE_UNAVAILABLE, code, error).retry_after()
+}
+
+/// Takes a clip, whatever its declared length.
+async fn receive(app: &App, body: Body) -> Result<Bytes, Rejection> {
     let late =
         |_| Rejection::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the clip took too long to arrive");
-    let clip =
-        timeout(deadline, collect(body, app.config.upload_bytes, "the clip")).await.map_err(late)??;
+    let clip = collect(body, app.config.upload_bytes, "the clip");
+    let clip = timeout(app.config.upload_deadline, clip).await.map_err(late)??;
     if clip.is_empty() {
         return Err(Rejection::new(StatusCode::BAD_REQUEST, "empty", "the request has no clip in its body"));
     }
+    Ok(clip)
+}
 
+/// Hands a clip to a session and answers once that shows it.
+pub(crate) async fn continue_from(app: &App, clip: Bytes) -> Result<Continued, Rejection> {
     let (reply, answer) = Reply::channel();
     app.source.control(Control::Continue { clip }, reply);
     tokio::select! {
-        outcome = timeout(deadline, outcome(answer)) => {
+        outcome = timeout(app.config.upload_deadline, outcome(answer)) => {
             let outcome = outcome.map_err(|_| unavailable("too_slow", "the world took too long to take the clip"))?;
-            Ok(Json(Continued { block: outcome.map_err(refused)? }))
+            Ok(Continued { block: outcome.map_err(refused)? })
         }
-        () = app.stop.cancelled() => Err(unavailable("stopping", "the server is stopping")),
+        () = app.stop.cancelled() => Err(unavailable("stopping", "the session has ended, or the server is stopping")),
     }
 }
 

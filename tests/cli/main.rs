@@ -2,6 +2,7 @@
 
 #![cfg(feature = "video")]
 
+mod branching;
 mod configuration;
 mod deploying;
 mod encoding;
@@ -11,6 +12,7 @@ mod judging;
 mod making;
 #[path = "../old_kernel/mod.rs"]
 mod old_kernel;
+mod recording;
 mod refusals;
 mod serving;
 mod stopping;

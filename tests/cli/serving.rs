@@ -97,7 +97,7 @@ async fn a_viewer_steers_continues_a_clip_and_sees_the_server_end() {
 }
 
 /// Status and body of a request.
-fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+pub(crate) fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     let url = format!("http://{address}{path}");
     let output = Command::new("curl")
         .args(["-s", "-X", method, "-w", "\n%{http_code}", "--data-binary", body, &url])
@@ -108,12 +108,12 @@ fn ask(address: &str, method: &str, path: &str, body: &str) -> (u16, String) {
     (status.parse().unwrap(), body.to_owned())
 }
 
-fn json(text: &str) -> serde_json::Value {
+pub(crate) fn json(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 /// The lines of a session's log, once its newest block is `block` or a later one.
-fn log_up_to(address: &str, session: &str, block: u64) -> Vec<serde_json::Value> {
+pub(crate) fn log_up_to(address: &str, session: &str, block: u64) -> Vec<serde_json::Value> {
     loop {
         let (status, text) = ask(address, "GET", &format!("/api/sessions/{session}/log"), "");
         assert_eq!(status, 200, "{text}");
@@ -169,10 +169,15 @@ async fn sessions_are_begun_steered_forked_killed_and_continued() {
     assert_eq!((status, json(&saved)["session"].as_str()), (201, Some(session)));
     assert_eq!(ask(&address, "GET", &format!("{path}/snapshot"), "").0, 200);
     let made = log_up_to(&address, session, json(&saved)["block"].as_u64().unwrap().max(3));
+    let mut main = Client::connect(&format!("ws://{address}/ws"), Kind::Jpeg).await.unwrap();
+    let id = main.request(Request::Pause).await.unwrap();
+    main.applied(id).await.unwrap();
+    assert_eq!(ask(&address, "POST", "/api/sessions/main/snapshot", "").0, 201);
     server.kill().unwrap();
     server.wait().unwrap();
 
     let (server, address) = serve(&folder, &flags);
+    assert!(Client::connect(&format!("ws://{address}/ws"), Kind::Jpeg).await.unwrap().state().paused);
     let (_, listed) = ask(&address, "GET", "/api/sessions", "");
     let ids: Vec<String> =
         json(&listed).as_array().unwrap().iter().map(|s| s["session"].as_str().unwrap().to_owned()).collect();

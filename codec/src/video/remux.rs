@@ -15,12 +15,21 @@ use crate::{Error, Size};
 /// [`Remuxer::finish`] it leaves nothing behind. Not `Send`: it stays on its thread.
 pub struct Remuxer {
     output: Output,
-    temporary: Temporary,
+    /// None if the file has its name from the start.
+    temporary: Option<Temporary>,
     path: PathBuf,
-    /// Seconds per frame.
-    frame: Rational,
+    /// Seconds per [`PARTS`]th of a frame.
+    part: Rational,
     frames: i64,
+    /// Times that the newest frame was repeated.
+    repeats: i64,
 }
+
+/// Of a frame, to put repeated pictures between it and the next.
+const PARTS: i64 = 64;
+
+/// Seconds of film that a file in fragments may lose when its end is never written.
+const FRAGMENT_SECONDS: u32 = 1;
 
 impl Remuxer {
     /// Starts a file of pictures of `size`. `keyframe`, the first access unit that will be written, must be an Annex B one with
@@ -37,9 +46,38 @@ impl Remuxer {
         let path = path.into();
         let refused = |reason: String| Error::Output { path: path.clone(), reason };
         let temporary = Temporary::beside(&path).map_err(refused)?;
-        let frame = rational(frames_per_second).invert();
-        let output = mux(&temporary, size, frame, keyframe).map_err(|error| refused(error.to_string()))?;
-        Ok(Self { output, temporary, path, frame, frames: 0 })
+        let output =
+            mux(&temporary.utf8, size, part(frames_per_second), keyframe, &[("movflags", "+faststart")])
+                .map_err(|error| refused(error.to_string()))?;
+        let temporary = Some(temporary);
+        Ok(Self { output, temporary, path, part: part(frames_per_second), frames: 0, repeats: 0 })
+    }
+
+    /// As [`Remuxer::create`], but the file is new, has its name from the start, and all but the last second of what was written
+    /// can be played even if [`Remuxer::finish`] never comes.
+    ///
+    /// # Errors
+    /// As [`Remuxer::create`], and [`Error::Output`] if there is such a file.
+    pub fn create_in_fragments(
+        path: impl Into<PathBuf>,
+        size: Size,
+        frames_per_second: f64,
+        keyframe: &[u8],
+    ) -> Result<Self, Error> {
+        let path = path.into();
+        let refused = |reason: String| Error::Output { path: path.clone(), reason };
+        let utf8 = path.to_str().ok_or_else(|| refused("the path is not UTF-8".to_owned()))?;
+        std::fs::File::create_new(&path).map_err(|error| refused(error.to_string()))?;
+        let microseconds = (1_000_000 * FRAGMENT_SECONDS).to_string();
+        let options = [
+            ("movflags", "+empty_moov+default_base_moof"),
+            ("frag_duration", &microseconds),
+            ("flush_packets", "1"),
+        ];
+        let output = mux(utf8, size, part(frames_per_second), keyframe, &options)
+            .map_err(|error| refused(error.to_string()))?;
+        let part = part(frames_per_second);
+        Ok(Self { output, temporary: None, path, part, frames: 0, repeats: 0 })
     }
 
     /// Appends one frame.
@@ -47,15 +85,34 @@ impl Remuxer {
     /// # Errors
     /// [`Error::Output`] if the disk fails or this is no access unit.
     pub fn write(&mut self, access_unit: &[u8], keyframe: bool) -> Result<(), Error> {
+        (self.frames, self.repeats) = (self.frames + 1, 0);
+        self.put(access_unit, keyframe, 0)
+    }
+
+    /// Adds the newest frame once more, as a keyframe on which the next one builds. It takes no time of its own: later frames
+    /// are shown when they would be without it. Past [`PARTS`] / 2 times it is left out.
+    ///
+    /// # Errors
+    /// As [`Remuxer::write`].
+    pub fn repeat(&mut self, keyframe: &[u8]) -> Result<(), Error> {
+        self.repeats += 1;
+        if self.frames == 0 || self.repeats >= PARTS / 2 {
+            return Ok(());
+        }
+        self.put(keyframe, true, PARTS / 2 + self.repeats)
+    }
+
+    /// Writes a picture `late` parts of a frame after the newest frame begins.
+    fn put(&mut self, access_unit: &[u8], keyframe: bool, late: i64) -> Result<(), Error> {
         let mut packet = Packet::copy(access_unit);
         packet.set_flags(if keyframe { Flags::KEY } else { Flags::empty() });
-        packet.set_pts(Some(self.frames));
-        packet.set_dts(Some(self.frames));
-        packet.set_duration(1);
+        let at = (self.frames - 1) * PARTS + late;
+        packet.set_pts(Some(at));
+        packet.set_dts(Some(at));
+        packet.set_duration(PARTS - late);
         packet.set_stream(0);
-        let to = self.output.stream(0).map_or(self.frame, |stream| stream.time_base());
-        packet.rescale_ts(self.frame, to);
-        self.frames += 1;
+        let to = self.output.stream(0).map_or(self.part, |stream| stream.time_base());
+        packet.rescale_ts(self.part, to);
         let written = packet.write_interleaved(&mut self.output);
         written.map_err(|error| Error::Output { path: self.path.clone(), reason: error.to_string() })
     }
@@ -72,15 +129,22 @@ impl Remuxer {
         let refused = |reason: String| Error::Output { path: path.clone(), reason };
         output.write_trailer().map_err(|error| refused(error.to_string()))?;
         drop(output);
-        temporary.rename_to(&path).map_err(refused)
+        temporary.map_or(Ok(()), |temporary| temporary.rename_to(&path)).map_err(refused)
     }
 }
 
+/// Seconds per part of a frame.
+fn part(frames_per_second: f64) -> Rational {
+    let Rational(seconds, frames) = rational(frames_per_second).invert();
+    Rational(seconds, frames.saturating_mul(PARTS as i32))
+}
+
 fn mux(
-    temporary: &Temporary,
+    path: &str,
     size: Size,
-    frame: Rational,
+    part: Rational,
     keyframe: &[u8],
+    options: &[(&str, &str)],
 ) -> Result<Output, ffmpeg_next::Error> {
     let mut context = codec::Context::new();
     let padding = ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;
@@ -101,9 +165,9 @@ fn mux(
         context.height = size.height as i32;
     }
     // Behind "file:" no part of a path can pass for another protocol.
-    let mut output = format::output_as(&format!("file:{}", temporary.utf8), "mp4")?;
+    let mut output = format::output_as(&format!("file:{path}"), "mp4")?;
     let mut stream = output.add_stream_with(&context)?;
-    stream.set_time_base(frame);
-    output.write_header_with(Dictionary::from_iter([("movflags", "+faststart")]))?;
+    stream.set_time_base(part);
+    output.write_header_with(Dictionary::from_iter(options.iter().copied()))?;
     Ok(output)
 }

@@ -175,3 +175,43 @@ fn access_units_become_a_file_without_being_decoded() {
     let refused = Remuxer::create(folder.path("a.h264"), size(2, 2), 12.5, &[]).err().unwrap().to_string();
     assert!(refused.ends_with("expected a name ending in .mp4"), "{refused}");
 }
+
+#[test]
+fn a_file_in_fragments_can_be_played_before_its_end_and_repeats_take_no_time() {
+    let folder = Folder::new();
+    let frames = moving(&folder, &options(64, 64, 25.0));
+    let mut encoder = Encoder::open(&config()).unwrap();
+    let path = folder.path("film.mp4");
+    let mut encode = |frame: &Frame, keyframe| encoder.encode(frame, keyframe).unwrap();
+    let first = encode(&frames[0], true);
+    let create = || Remuxer::create_in_fragments(&path, size(256, 256), 12.5, &first.data);
+    let mut remuxer = create().unwrap();
+    remuxer.write(&first.data, true).unwrap();
+    for (frame, number) in frames.iter().zip(0..).skip(1) {
+        let unit = encode(frame, false);
+        remuxer.write(&unit.data, unit.keyframe).unwrap();
+        // viewers that joined while this frame was the newest
+        for _ in 0..number % 4 {
+            remuxer.repeat(&encode(frame, true).data).unwrap();
+        }
+        if number == 20 {
+            std::fs::copy(&path, folder.path("crash.mp4")).unwrap();
+        }
+    }
+    remuxer.finish().unwrap();
+    let kept = decode(&path, &options(64, 64, 12.5)).unwrap().frames;
+    assert_eq!(kept.len(), frames.len());
+    assert!(psnr(&kept, &frames) > 30.0, "{} dB", psnr(&kept, &frames));
+    let early = decode(folder.path("crash.mp4"), &options(64, 64, 12.5)).unwrap().frames;
+    assert!((8..=21).contains(&early.len()), "all but a second of 21 frames: {}", early.len());
+    assert!(psnr(&early, &frames[..early.len()]) > 30.0);
+
+    assert!(create().is_err(), "it replaces nothing");
+    let many = folder.path("many.mp4");
+    let mut remuxer = Remuxer::create_in_fragments(&many, size(256, 256), 12.5, &first.data).unwrap();
+    remuxer.write(&first.data, true).unwrap();
+    (0..100).try_for_each(|_| remuxer.repeat(&first.data)).unwrap();
+    remuxer.write(&first.data, true).unwrap();
+    remuxer.finish().unwrap();
+    assert_eq!(decode(&many, &options(64, 64, 12.5)).unwrap().frames.len(), 2);
+}

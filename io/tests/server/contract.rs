@@ -1,6 +1,6 @@
 //! `docs/openapi.yaml` against the server: the same routes, and answers of the shapes that it gives.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use acdit_io::{
     Access, Control, Hub, MAIN, Refusal, Reply, ServerConfig, Session, Sessions, State, Timings, Token,
@@ -56,11 +56,16 @@ fn hub() -> Hub {
     hub
 }
 
-async fn start() -> SocketAddr {
+/// A server that keeps films in a folder, in which there is one.
+async fn start(films: &Path) -> SocketAddr {
+    let put = |name: &str, text: &str| std::fs::write(films.join(name), text).unwrap();
+    put("main-1.mp4", "a film");
+    put("main-1.json", r#"{"version": 1, "blocks": [0, 2], "log": [{"type": "start"}]}"#);
+    let recordings = Some(films.to_owned());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let access = Access { token: Some(Token::new(TOKEN).unwrap()), ..Access::default() };
-    let config = ServerConfig { access, max_sessions: 1, ..ServerConfig::default() };
+    let config = ServerConfig { access, max_sessions: 1, recordings, ..ServerConfig::default() };
     let (source, hub) = (Arc::new(Obliging), hub());
     let main = Session { id: MAIN.to_owned(), source, hub, private: false, unattended: false };
     let maker = Some(Arc::new(Obliging) as Arc<dyn Sessions>);
@@ -108,7 +113,8 @@ fn the_table_in_operations_md_is_the_servers() {
 
 #[tokio::test]
 async fn real_answers_have_the_shapes_that_the_document_gives() {
-    let (document, address) = (document(), start().await);
+    let films = tempfile::tempdir().unwrap();
+    let (document, address) = (document(), start(films.path()).await);
     let ask = async |method: &str, path: &str, body: &str, token: bool| {
         let token = if token { format!("Authorization: Bearer {TOKEN}\r\n") } else { String::new() };
         let upgrade = match path.starts_with("/ws") && !token.is_empty() && body == "upgrade" {
@@ -117,7 +123,9 @@ async fn real_answers_have_the_shapes_that_the_document_gives() {
             }
             false => "Connection: close\r\n",
         };
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{token}{upgrade}");
+        let form =
+            if body.starts_with("--") { "Content-Type: multipart/form-data; boundary=x\r\n" } else { "" };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{token}{upgrade}{form}");
         let length = if body == "upgrade" { 0 } else { body.len() };
         let request = format!("{head}Content-Length: {length}\r\n\r\n{}", &body[..length]);
         match body {
@@ -137,13 +145,23 @@ async fn real_answers_have_the_shapes_that_the_document_gives() {
 
     // Refusals first: of every route, without a token, and for what is not there.
     for route in routes().into_iter().filter(|route| !route.file) {
-        let path = route.path.replace("{id}", "main");
+        let path = route.path.replace("{id}", "main").replace("{name}", "main-1.mp4");
         check(route.method, route.path, &ask(route.method, &path, "", false).await);
         if route.path.contains("{id}") {
             let path = route.path.replace("{id}", "nobody");
             check(route.method, route.path, &ask(route.method, &path, "", true).await);
         }
     }
+    let part = |name: &str, value: &str| {
+        format!("--x\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let form = part("label", "down") + &part("seed", "5") + &part("clip", "a clip") + "--x--\r\n";
+    let begun = ask("POST", "/api/sessions", &form, true).await;
+    assert_eq!(begun.status, 201, "{}", begun.body);
+    check("POST", "/api/sessions", &begun);
+    let path = format!("/api/sessions/{}", begun.json()["session"].as_str().unwrap());
+    assert_eq!(ask("DELETE", &path, "", true).await.status, 204);
+
     let begun = ask("POST", "/api/sessions", r#"{"label": "down", "private": true}"#, true).await;
     assert_eq!(begun.status, 201, "{}", begun.body);
     check("POST", "/api/sessions", &begun);
@@ -160,6 +178,10 @@ async fn real_answers_have_the_shapes_that_the_document_gives() {
         ("POST", "/api/sessions", "{\"seed\": -1}", 400),
         ("GET", "/api/sessions", "", 200),
         ("GET", "/api/sessions/{id}", "", 200),
+        ("POST", "/api/sessions/{id}/clip", "bytes", 200),
+        ("POST", "/api/sessions/{id}/clip", "text", 415),
+        ("GET", "/api/recordings", "", 200),
+        ("GET", "/api/recordings/{name}", "", 200),
         ("GET", "/api/sessions/{id}/log", "", 200),
         ("POST", "/api/sessions/{id}/snapshot", "", 201),
         ("GET", "/api/sessions/{id}/snapshot", "", 200),
@@ -171,10 +193,14 @@ async fn real_answers_have_the_shapes_that_the_document_gives() {
         ("GET", "/healthz", "", 200),
         ("GET", "/readyz", "", 200),
     ] {
-        let answer = ask(method, &template.replace("{id}", &session), body, true).await;
+        let path = template.replace("{id}", &session).replace("{name}", "main-1.mp4");
+        let answer = ask(method, &path, body, true).await;
         assert_eq!(answer.status, status, "{method} {template}: {} {}", answer.head, answer.body);
         check(method, template, &answer);
     }
+    let sidecar = ask("GET", "/api/recordings/main-1.json", "", true).await;
+    assert_eq!(sidecar.status, 200);
+    check("GET", "/api/recordings/{name}", &sidecar);
     // One who waits: told its place, then its session.
     let waits = async || ask("POST", "/api/sessions", "{\"wait\": true}", true).await;
     let frees = async || {

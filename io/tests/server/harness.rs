@@ -168,7 +168,7 @@ pub(crate) struct Idle;
 
 impl WorldSource for Idle {
     fn info(&self) -> WorldInfo {
-        WorldInfo::default()
+        info()
     }
     fn control(&self, _: Control, _: Reply) {}
     fn request_keyframe(&self) {}

@@ -18,11 +18,12 @@ use tokio::{
 };
 use tokio_tungstenite::{connect_async, tungstenite};
 
-use crate::harness::{Answer, Idle, exchange, next_packet, packet};
+use crate::harness::{Answer, Idle, exchange, info, next_packet, packet};
 
 /// What the server asks of the one who makes sessions.
 enum Told {
     Open(String, Wanted, Hub),
+    Control(String, Control, Reply),
     Gone(String),
     Ended(String),
 }
@@ -50,9 +51,11 @@ struct Guest {
 
 impl WorldSource for Guest {
     fn info(&self) -> WorldInfo {
-        Idle.info()
+        info()
     }
-    fn control(&self, _: Control, _: Reply) {}
+    fn control(&self, control: Control, reply: Reply) {
+        let _ = self.told.send(Told::Control(self.id.clone(), control, reply));
+    }
     fn request_keyframe(&self) {}
     fn viewers(&self, _: usize, _: usize) {}
 }
@@ -85,7 +88,7 @@ impl Sessions for Maker {
 }
 
 /// A server of many sessions.
-struct House {
+pub(crate) struct House {
     address: SocketAddr,
     told: mpsc::UnboundedReceiver<Told>,
     /// Sessions come and go when this is gone.
@@ -93,7 +96,7 @@ struct House {
 }
 
 impl House {
-    async fn open(config: ServerConfig) -> Self {
+    pub(crate) async fn open(config: ServerConfig) -> Self {
         let mut house = Self::closed(config).await;
         house.gate.take();
         house
@@ -111,33 +114,68 @@ impl House {
         Self { address, told: heard, gate: Some(gate) }
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str) -> impl Future<Output = Answer> + use<> {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> impl Future<Output = Answer> + use<> {
         let (address, length) = (self.address, body.len());
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
         let request = format!("{head}Content-Length: {length}\r\n\r\n{body}");
         async move { exchange(address, request.as_bytes(), false).await }
     }
 
-    async fn opened(&mut self) -> (String, Hub) {
+    pub(crate) async fn opened(&mut self) -> (String, Hub) {
+        let (id, _, hub) = self.begun().await;
+        (id, hub)
+    }
+
+    /// The session that begins next, and what was asked for.
+    pub(crate) async fn begun(&mut self) -> (String, Wanted, Hub) {
         match self.told.recv().await.unwrap() {
-            Told::Open(id, _, hub) => (id, hub),
+            Told::Open(id, wanted, hub) => (id, wanted, hub),
+            Told::Control(id, control, _) => panic!("{id} is asked for {control:?}"),
+            Told::Gone(id) | Told::Ended(id) => panic!("{id} has ended"),
+        }
+    }
+
+    /// What is asked next of a session.
+    pub(crate) async fn asked(&mut self) -> (String, Control, Reply) {
+        match self.told.recv().await.unwrap() {
+            Told::Control(id, control, reply) => (id, control, reply),
+            Told::Open(id, ..) => panic!("{id} begins"),
             Told::Gone(id) | Told::Ended(id) => panic!("{id} has ended"),
         }
     }
 
     /// The session that ends next; its source must be gone before.
-    async fn ended(&mut self) -> String {
+    pub(crate) async fn ended(&mut self) -> String {
         let Some(Told::Gone(gone)) = self.told.recv().await else { panic!("nothing has gone") };
         let Some(Told::Ended(ended)) = self.told.recv().await else { panic!("nothing has ended") };
         assert_eq!(gone, ended);
         ended
     }
 
-    async fn watch(&self, id: &str) -> Client {
+    /// Sends a form's parts: names, and what they hold.
+    pub(crate) fn send_form(&self, parts: &[(&str, &[u8])]) -> impl Future<Output = Answer> + use<> {
+        let mut body = Vec::new();
+        for (name, bytes) in parts {
+            let file = if *name == "clip" { "; filename=\"../../etc/clip.mp4\"" } else { "" };
+            let head = format!("--edge\r\nContent-Disposition: form-data; name=\"{name}\"{file}\r\n\r\n");
+            body.extend([head.as_bytes(), bytes, b"\r\n"].concat());
+        }
+        body.extend(b"--edge--\r\n");
+        self.send_body("multipart/form-data; boundary=edge", body)
+    }
+
+    pub(crate) fn send_body(&self, kind: &str, body: Vec<u8>) -> impl Future<Output = Answer> + use<> {
+        let (address, length) = (self.address, body.len());
+        let head = format!("POST /api/sessions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        let head = format!("{head}Content-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
+        async move { exchange(address, &[head.into_bytes(), body].concat(), false).await }
+    }
+
+    pub(crate) async fn watch(&self, id: &str) -> Client {
         Client::connect(&self.url(id), Kind::H264).await.unwrap()
     }
 
-    fn url(&self, id: &str) -> String {
+    pub(crate) fn url(&self, id: &str) -> String {
         format!("ws://{}/ws/{id}", self.address)
     }
 }

@@ -58,17 +58,17 @@ impl Timeline {
     /// # Errors
     /// [`Error::Input`] for a log of another version or one that contradicts itself, whatever a step fails with, and what
     /// `each` returns.
-    pub fn recompute(
+    pub fn recompute<E: From<Error>>(
         world: &World,
         entries: &[Entry],
-        mut each: impl FnMut(&Again) -> Result<()>,
-    ) -> Result<Self> {
+        mut each: impl FnMut(&Again) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Self, E> {
         let Some((Entry::Start { version, settings, label, .. }, rest)) = entries.split_first() else {
-            return Err(Error::Input("a log begins with a line of type start".to_owned()));
+            return Err(Error::Input("a log begins with a line of type start".to_owned()).into());
         };
         if *version != log::VERSION {
             let expected = log::VERSION;
-            return Err(Error::Input(format!("a log of version {version}, expected {expected}")));
+            return Err(Error::Input(format!("a log of version {version}, expected {expected}")).into());
         }
         let mut timeline = Self::new(world, *settings, *label)?;
         timeline.follow(world, rest, &mut each)?;
@@ -76,17 +76,17 @@ impl Timeline {
     }
 
     /// Does again what a log has after its first line.
-    pub(super) fn follow(
+    pub(super) fn follow<E: From<Error>>(
         &mut self,
         world: &World,
         entries: &[Entry],
-        each: &mut impl FnMut(&Again) -> Result<()>,
-    ) -> Result<()> {
+        each: &mut impl FnMut(&Again) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let (mut inject, mut turn) = (None, 0);
         for (entry, line) in entries.iter().zip(2..) {
             turn += u64::from(entry.turns());
             match entry {
-                Entry::Start { .. } => return Err(Error::Input("a log with two starts".to_owned())),
+                Entry::Start { .. } => return Err(Error::Input("a log with two starts".to_owned()).into()),
                 Entry::Label { label, .. } => {
                     check_label(world, *label)?;
                     self.set_label_unchecked(*label);

@@ -1,0 +1,242 @@
+//! Recording a session: its packets as a film, and beside it the log from which the film can be computed again.
+//!
+//! A thread for each recording takes the packets from the thread that hands them to the viewers, through a queue of its own.
+//! That queue never holds anybody up: when it is full the recording ends, and says so. What is recorded is wanted like what
+//! is watched, so that it goes on without viewers.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use acdit_io::{Hub, Kind, Packet, Refusal, Reply, WorldInfo};
+use acdit_model::write_atomically;
+use acdit_runtime::StreamHandle;
+use anyhow::Context;
+
+use crate::recording::Film;
+use crate::sidecar::{self, Sidecar};
+
+/// Packets that wait to be written: eight seconds of 30 frames each. With one more, the disk is too slow for the recording,
+/// which ends.
+const QUEUE: usize = 256;
+
+const TOO_SLOW: &str = "the disk did not keep up";
+const LOST: &str = "the server did not keep up: frames were lost before they were recorded";
+
+/// Where recordings are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) folder: PathBuf,
+    /// Fingerprint of the weights.
+    pub(crate) weights: String,
+}
+
+/// What a recording is made of.
+pub(crate) struct Subject {
+    pub(crate) session: String,
+    pub(crate) handle: Arc<StreamHandle>,
+    pub(crate) hub: Hub,
+    pub(crate) info: WorldInfo,
+}
+
+/// One session's recordings, one at a time.
+pub(crate) struct Recorder {
+    place: Option<Place>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    phase: Phase,
+    /// Viewers of H.264 and of JPEG.
+    viewers: (usize, usize),
+    thread: Option<JoinHandle<()>>,
+    /// Who asked for the end.
+    reply: Option<Reply>,
+}
+
+enum Phase {
+    Idle,
+    On(SyncSender<Packet>),
+    /// The queue is closed; what it holds is still being written. Why it ended, unless that was asked for.
+    Ending(Option<&'static str>),
+}
+
+impl Recorder {
+    pub(crate) fn new(place: Option<Place>) -> Self {
+        let inner = Inner { phase: Phase::Idle, viewers: (0, 0), thread: None, reply: None };
+        Self { place, inner: Mutex::new(inner) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes on how many viewers there are, and one for the recording.
+    pub(crate) fn viewers(&self, handle: &StreamHandle, h264: usize, jpeg: usize) {
+        let mut inner = self.lock();
+        inner.viewers = (h264, jpeg);
+        inner.report(handle);
+    }
+
+    /// Takes a packet, if there is a recording. `missed` packets were lost just before it.
+    pub(crate) fn offer(&self, packet: &Packet, missed: u64) {
+        let mut inner = self.lock();
+        let Phase::On(queue) = &inner.phase else { return };
+        if missed > 0 {
+            inner.phase = Phase::Ending(Some(LOST));
+        } else if packet.header.kind == Kind::H264 {
+            match queue.try_send(packet.clone()) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => inner.phase = Phase::Ending(Some(TOO_SLOW)),
+                // its thread has met an error, and ends
+                Err(TrySendError::Disconnected(_)) => inner.phase = Phase::Ending(None),
+            }
+        }
+    }
+
+    /// Begins a recording. Returns at once; the first block is told when it is known.
+    pub(crate) fn begin(self: &Arc<Self>, subject: Subject, reply: Reply) {
+        let Some(place) = self.place.clone() else {
+            return reply
+                .refused("no_recordings", "this server keeps no recordings: it runs without --recordings");
+        };
+        let mut inner = self.lock();
+        match inner.phase {
+            Phase::Idle => {}
+            Phase::On(_) => return reply.refused("recording", "this session is being recorded already"),
+            Phase::Ending(_) => return reply.refused("busy", "the last recording is still being written"),
+        }
+        let (queue, packets) = sync_channel(QUEUE);
+        inner.phase = Phase::On(queue);
+        inner.report(&subject.handle);
+        let (this, handle) = (self.clone(), subject.handle.clone());
+        let thread = std::thread::Builder::new().name("record".to_owned());
+        match thread.spawn(move || this.record(&place, &subject, &packets, reply)) {
+            Ok(thread) => inner.thread = Some(thread),
+            // the reply is gone, which reads as refused
+            Err(error) => {
+                tracing::error!("a recording did not begin: {error}");
+                inner.phase = Phase::Idle;
+                inner.report(&handle);
+            }
+        }
+    }
+
+    /// Ends the recording. Returns at once; the block after its last is told when the film is whole.
+    pub(crate) fn end(&self, reply: Reply) {
+        let mut inner = self.lock();
+        match inner.phase {
+            Phase::Idle => reply.refused("not_recording", "this session is not being recorded"),
+            Phase::Ending(_) => reply.refused("busy", "the recording is ending already"),
+            Phase::On(_) => {
+                inner.phase = Phase::Ending(None);
+                inner.reply = Some(reply);
+            }
+        }
+    }
+
+    /// Ends the recording, if there is one, and waits until it is whole.
+    pub(crate) fn finish(&self) {
+        let mut inner = self.lock();
+        if let Phase::On(_) = inner.phase {
+            inner.phase = Phase::Ending(None);
+        }
+        let thread = inner.thread.take();
+        drop(inner);
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a recording's thread panicked");
+        }
+    }
+
+    /// The recording's thread.
+    fn record(&self, place: &Place, subject: &Subject, packets: &Receiver<Packet>, reply: Reply) {
+        let Subject { session, handle, hub, info } = subject;
+        let begun = handle.cut().map_err(anyhow::Error::from).and_then(|cut| {
+            let name = sidecar::free_name(&place.folder, session)?;
+            Ok((cut, name))
+        });
+        let (cut, name) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::error!("a recording did not begin: {error:#}");
+                self.rest(handle);
+                return reply.refused("failed", "the recording could not begin");
+            }
+        };
+        let since = cut.block;
+        hub.amend(|state| state.recording = Some(acdit_io::Recording { name: name.clone(), since }));
+        reply.applied(since);
+
+        let mut film = Film::new(place.folder.join(format!("{name}.mp4")), info, cut);
+        let written = packets.iter().try_for_each(|packet| film.add(packet));
+        // Whatever comes now finds nobody: this is said before the film is finished, which may take a while.
+        let cause = match (&written, self.close()) {
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(()), cause) => cause.map(str::to_owned),
+        };
+        let kept = keep(film, place, subject, &name, cause);
+        hub.amend(|state| state.recording = None);
+        let reply = self.rest(handle);
+        match (kept, reply) {
+            (Ok(next), Some(reply)) => reply.applied(next.unwrap_or(since)),
+            (Ok(_), None) => {}
+            (Err(error), reply) => {
+                tracing::error!(name, "a recording is not whole: {error:#}");
+                let message = "the recording could not be finished";
+                reply.map(|reply| reply.refused_for(Refusal::new("failed", message))).unwrap_or_default();
+            }
+        }
+    }
+
+    /// Takes no more packets. Why it ended, unless that was asked for.
+    fn close(&self) -> Option<&'static str> {
+        let mut inner = self.lock();
+        match inner.phase {
+            Phase::Ending(cause) => cause,
+            _ => {
+                inner.phase = Phase::Ending(None);
+                None
+            }
+        }
+    }
+
+    /// There is no recording any more. Returns who asked for the end.
+    fn rest(&self, handle: &StreamHandle) -> Option<Reply> {
+        let mut inner = self.lock();
+        inner.phase = Phase::Idle;
+        inner.report(handle);
+        inner.reply.take()
+    }
+}
+
+impl Inner {
+    fn report(&self, handle: &StreamHandle) {
+        let (h264, jpeg) = self.viewers;
+        let recorded = usize::from(!matches!(self.phase, Phase::Idle));
+        handle.viewers(h264 + recorded, jpeg);
+    }
+}
+
+/// Completes the film and puts its log beside it. Returns the block after its last, if it has any.
+fn keep(
+    film: Film,
+    place: &Place,
+    subject: &Subject,
+    name: &str,
+    error: Option<String>,
+) -> anyhow::Result<Option<u64>> {
+    let Subject { session, handle, info, .. } = subject;
+    if let Some(error) = &error {
+        tracing::warn!(name, "a recording ends: {error}");
+    }
+    let Some((runs, broken)) = film.finish() else { return Ok(None) };
+    let timeline = handle.timeline().context("its log")?;
+    let mut sidecar = Sidecar::of(runs, timeline.log().iter());
+    (sidecar.world, sidecar.session) = (info.world.clone(), session.clone());
+    sidecar.weights.clone_from(&place.weights);
+    sidecar.frames_per_second = info.frames_per_second;
+    sidecar.error = error.or_else(|| broken.map(|error| error.to_string()));
+    write_atomically(&place.folder.join(format!("{name}.json")), &sidecar.to_json()?)?;
+    Ok(Some(sidecar.blocks[1]))
+}

@@ -1,0 +1,126 @@
+//! `/api/recordings`: what was recorded, and is being recorded, to look at and to take away.
+//!
+//! Whoever records puts `NAME.mp4`, and at the end `NAME.json`, into one folder. Only files that the listing names are
+//! handed out, under the very names that it gives: nothing that a request says becomes a path.
+
+use std::{fs, io, path::Path};
+
+use axum::{
+    Json,
+    extract::{self, Request, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use tower::ServiceExt as _;
+use tower_http::services::ServeFile;
+
+use crate::{guard::Rejection, protocol::Recording, server::App};
+
+/// A film of a session.
+#[derive(Debug, Serialize)]
+pub(crate) struct Recorded {
+    name: String,
+    session: String,
+    /// The first block and the one after the last; none if it broke off before its end was written.
+    blocks: Option<[u64; 2]>,
+    bytes: u64,
+    /// It is still being made.
+    open: bool,
+    /// Why it ended before it was asked to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Of what lies beside a film, the part that a listing tells.
+#[derive(Deserialize)]
+struct Sidecar {
+    blocks: [u64; 2],
+    error: Option<String>,
+    #[serde(rename = "log")]
+    _log: IgnoredAny,
+}
+
+pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<Recorded>>, Rejection> {
+    let folder = app.config.recordings.clone().ok_or_else(none_kept)?;
+    let open = app.rooms.recordings();
+    let listed = tokio::task::spawn_blocking(move || listed(&folder, &open)).await;
+    listed.map_err(|_| failed())?.map(Json).map_err(|error| {
+        tracing::error!(%error, "recordings");
+        failed()
+    })
+}
+
+pub(crate) async fn file(
+    State(app): State<App>,
+    extract::Path(asked): extract::Path<String>,
+    request: Request,
+) -> Result<Response, Rejection> {
+    let folder = app.config.recordings.clone().ok_or_else(none_kept)?;
+    let found = tokio::task::spawn_blocking(move || {
+        let names = names(&folder).ok()?;
+        let name = names.into_iter().find_map(|name| {
+            ["mp4", "json"]
+                .map(|extension| format!("{name}.{extension}"))
+                .into_iter()
+                .find(|file| *file == asked)
+        })?;
+        Some(folder.join(name)).filter(|path| path.is_file())
+    });
+    let path = found
+        .await
+        .map_err(|_| failed())?
+        .ok_or_else(|| Rejection::new(StatusCode::NOT_FOUND, "no_recording", "there is no such recording"))?;
+    // It answers ranges, by which players seek.
+    let served = ServeFile::new(path).oneshot(request).await;
+    Ok(served.unwrap_or_else(|never| match never {}).into_response())
+}
+
+fn none_kept() -> Rejection {
+    let message = "this server keeps no recordings: it runs without --recordings";
+    Rejection::new(StatusCode::CONFLICT, "no_recordings", message)
+}
+
+fn failed() -> Rejection {
+    Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the recordings could not be read")
+}
+
+/// Names of films, in order.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(".mp4"));
+        names.extend(name.filter(|name| is_ours(name)).map(str::to_owned));
+    }
+    names.sort_by_key(|name| number(name));
+    Ok(names)
+}
+
+/// A session's id and a number, as `main-2`.
+fn is_ours(name: &str) -> bool {
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    name.split_once('-').is_some_and(|(session, number)| plain(session) && number.parse::<u32>().is_ok())
+}
+
+fn number(name: &str) -> (String, u32) {
+    let (session, number) = name.split_once('-').unwrap_or((name, ""));
+    (session.to_owned(), number.parse().unwrap_or_default())
+}
+
+fn listed(folder: &Path, open: &[(Recording, u64)]) -> io::Result<Vec<Recorded>> {
+    let listed = names(folder)?.into_iter().filter_map(|name| {
+        // It may have been removed since.
+        let bytes = fs::metadata(folder.join(format!("{name}.mp4"))).ok()?.len();
+        let session = number(&name).0;
+        if let Some((recording, next)) = open.iter().find(|(recording, _)| recording.name == name) {
+            let blocks = Some([recording.since, *next]);
+            return Some(Recorded { name, session, blocks, bytes, open: true, error: None });
+        }
+        let sidecar = fs::read(folder.join(format!("{name}.json"))).ok();
+        let sidecar: Option<Sidecar> = sidecar.and_then(|text| serde_json::from_slice(&text).ok());
+        let (blocks, error) = sidecar.map_or((None, None), |found| (Some(found.blocks), found.error));
+        Some(Recorded { name, session, blocks, bytes, open: false, error })
+    });
+    Ok(listed.collect())
+}
