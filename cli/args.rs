@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use crate::config::Layers;
 use crate::failure::Refused;
+use crate::output::LogFormat;
 use crate::{
     bench, check, completions, continuation, convert, encode, eval, generate, plot, publish, replay, serve,
     train, train_vae, verify, watch,
@@ -26,6 +27,10 @@ pub(crate) struct Cli {
     /// Print one JSON object on stdout, and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    /// How the log on stderr is written; what is in it, RUST_LOG says
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
 
     /// A TOML file with flags' values [default: acdit-world.toml in the current folder, if it is there]
     #[arg(long, global = true, value_name = "FILE")]

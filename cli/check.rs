@@ -57,8 +57,8 @@ impl Config {
                         arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
                     let value = match defaults.join(",").as_str() {
                         "" => Value::Null,
-                        // It may be a secret.
-                        _ if arg.is_hide_default_value_set() => "(set)".into(),
+                        // It may be a secret, and what is printed is passed on and kept.
+                        _ if arg.is_hide_default_value_set() => "(not shown)".into(),
                         text => serde_json::from_str(text).unwrap_or_else(|_| text.into()),
                     };
                     (flag.to_owned(), Resolved { value, source: origin.to_string() })

@@ -12,8 +12,10 @@ mod data;
 #[cfg(feature = "video")]
 mod decode_upload;
 mod doctor;
+mod drain;
 mod encode;
 mod eval;
+mod exposure;
 mod failure;
 mod film;
 mod generate;
@@ -51,11 +53,11 @@ fn main() -> ExitCode {
     }
     device::spin_briefly();
     device::keep_freed_memory();
-    output::log_to_stderr();
     let (cli, layers) = match args::parse() {
         Ok(parsed) => parsed,
         Err(refused) => return refused.report(),
     };
+    output::log_to_stderr(cli.log_format);
     let output = Output { json: cli.json };
     failure::report(run(cli, &layers, output))
 }

@@ -26,7 +26,7 @@ use self::back_off::BackOff;
 use self::publisher::{Publisher, Target};
 use crate::output::Output;
 use crate::signals::Ending;
-use crate::watch;
+use crate::watch::{self, Credentials, Server};
 
 /// Seconds from one keyframe to the next in a stream that is published: what ingests of others ask for, and what an HLS
 /// segment begins with.
@@ -50,6 +50,8 @@ pub(crate) struct Publish {
     /// The server's WebSocket
     #[arg(long, value_name = "URL", default_value = "ws://127.0.0.1:8080/ws")]
     from: String,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 /// A target as it was typed. It may hold a password, so it is never printed.
@@ -125,17 +127,18 @@ impl Publishers {
 impl Publish {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
         let targets = Targets::parse(&self.targets)?;
+        let server = self.credentials.server(self.from)?;
         watch::runtime()?.block_on(async {
             let mut ending = Ending::listen()?;
             let mut client = tokio::select! {
-                client = watch::connect(&self.from) => client?,
+                client = watch::connect(&server) => client?,
                 () = ending.asked() => return Ok(()),
             };
             let hub = Hub::new(max_lag(client.info()));
             // The protocol has no word for it; a server sends one every few seconds.
             let publishers = Publishers::start(targets, &hub, client.info(), || {})?;
             tokio::select! {
-                () = relay(&mut client, &self.from, &hub) => {}
+                () = relay(&mut client, &server, &hub) => {}
                 () = ending.asked() => {}
             }
             let published = tokio::task::spawn_blocking(|| publishers.end()).await?;
@@ -149,7 +152,7 @@ impl Publish {
 }
 
 /// Hands on what a server sends, for ever: a connection that is lost is made again.
-async fn relay(client: &mut Client, url: &str, hub: &Hub) {
+async fn relay(client: &mut Client, Server { url, caller }: &Server, hub: &Hub) {
     let mut back_off = BackOff::default();
     loop {
         match client.next().await {
@@ -162,7 +165,7 @@ async fn relay(client: &mut Client, url: &str, hub: &Hub) {
                 let wait = back_off.next();
                 tracing::warn!("{url}: {error}; trying again in {:.1} s", wait.as_secs_f64());
                 sleep(wait).await;
-                match Client::connect(url, Kind::H264).await {
+                match Client::connect_as(caller, url, Kind::H264).await {
                     Ok(again) => {
                         *client = again;
                         break;

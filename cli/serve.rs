@@ -1,6 +1,6 @@
 //! `serve`: a world in the browser.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +9,8 @@ use acdit_runtime::{Engine, MAX_BATCH, MAX_STREAMS, StreamConfig, WindowMode};
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::drain;
+use crate::exposure::{Exposure, ExposureArgs};
 use crate::film::{self, Wanted};
 use crate::output::Output;
 use crate::publish::{self, Publishers, Targets, Text};
@@ -27,17 +29,19 @@ const DISPLAY_HEIGHT: u32 = 512;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only this machine can connect: the address must be a loopback one. Ctrl-C or SIGTERM ends it.
+Only this machine can connect, unless --host names another address: then callers need a token. Ctrl-C or SIGTERM ends it, a
+second one at once.
 
 Examples:
   acdit-world serve                                  # the shipped world on http://127.0.0.1:8080
   acdit-world serve --port 9000 --steps 4            # fewer denoising steps: faster, rougher
   acdit-world serve --state sessions                 # goes on where it was, even after a crash
   acdit-world serve --publish rtmp://127.0.0.1/live/world --publish hls   # and to others' servers
+  acdit-world serve --host 0.0.0.0 --token auto      # for other machines; prints the address with its token
   acdit-world serve --recordings films               # the page can record; `replay` computes a film again
   acdit-world serve --weights weights/xl --device cuda --window-mode recompute")]
 pub(crate) struct Serve {
-    /// Loopback address to listen on
+    /// Address to listen on; one that is not loopback needs a token
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
     /// Port to listen on; 0 takes a free one
@@ -63,6 +67,8 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     recordings: Option<PathBuf>,
     #[command(flatten)]
+    exposure: ExposureArgs,
+    #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
     world: WorldArgs,
@@ -70,7 +76,8 @@ pub(crate) struct Serve {
 
 impl Serve {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
-        let listener = self.listen()?;
+        let exposure = self.exposure.read()?;
+        let listener = self.listen(&exposure)?;
         let max_sessions = self.max_sessions;
         let address = listener.local_addr()?;
         let targets = Targets::parse(&self.publish)?;
@@ -119,43 +126,39 @@ impl Serve {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let mut ending = Ending::listen()?;
+            let ending = Ending::listen()?;
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            let url = format!("http://{address}");
-            output.print(&serde_json::json!({ "address": url }), || format!("acdit-world: {url}"))?;
+            let config = exposure.config();
+            let readiness = config.readiness.clone();
+            exposure.announce(address, output)?;
+            drain::ready(&house);
             let config = ServerConfig {
                 max_sessions: usize::from(max_sessions) - 1,
                 recordings: films,
-                ..ServerConfig::default()
+                shutdown_deadline: drain::CLOSING,
+                ..config
             };
             // Saved while the sessions are still there: the server drops them when it has ended.
             let saving = house.clone();
-            let asked = async move {
-                ending.asked().await;
-                let farewell = move || {
-                    saving.end_recordings();
-                    saving.save_all();
-                    publishers.end();
-                };
-                if tokio::task::spawn_blocking(farewell).await.is_err() {
-                    tracing::error!("the sessions could not be saved");
-                }
+            let farewell = move || {
+                saving.end_recordings();
+                saving.save_all();
+                publishers.end();
             };
+            let asked = drain::asked(ending, readiness, farewell);
             acdit_io::serve_sessions(listener, main, others, Some(house), config, asked).await?;
             Ok(())
         })
     }
 
     /// Takes the port before the model is loaded: a port in use is said at once.
-    fn listen(&self) -> anyhow::Result<TcpListener> {
+    fn listen(&self, exposure: &Exposure) -> anyhow::Result<TcpListener> {
         let (host, port) = (self.host.as_str(), self.port);
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let mut found = (bare, port).to_socket_addrs().with_context(|| format!("--host {host}"))?;
         let address: SocketAddr = found.next().with_context(|| format!("--host {host}: no address"))?;
-        if !IpAddr::is_loopback(&address.ip()) {
-            return Err(acdit_io::Error::NotLoopback(address).into());
-        }
+        exposure.suits(address)?;
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))
     }
 }

@@ -178,6 +178,11 @@ impl House {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).get(id)?.upgrade()
     }
 
+    /// Whether the engine answers for the main session, which is always there.
+    pub(crate) fn answers(&self) -> bool {
+        self.find(MAIN).is_some_and(|source| source.handle.timeline().is_ok())
+    }
+
     /// Saves what has changed.
     pub(crate) fn save_all(&self) {
         self.each(StreamSource::save_if_changed);

@@ -6,7 +6,7 @@ use acdit_train::Interrupt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What shells report for a program that was interrupted.
-const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: i32 = 130;
 
 /// Completes at the first of the signals that ask a program to end.
 pub(crate) struct Ending {

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use acdit_io::{Client, Event, Kind, Packet, ServerMessage, State};
+use acdit_io::{Caller, Client, Event, Kind, Packet, ServerMessage, State};
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use crate::cadence::{self, Cadence, Figures};
+use crate::exposure::TokenArgs;
 use crate::failure::Failed;
 use crate::output::{self, Output};
 use crate::recording::Recording;
@@ -27,7 +28,7 @@ A frame is on time if it is there when a player one block behind would show it.
 Examples:
   acdit-world watch                                      # until Ctrl-C
   acdit-world watch --seconds 30 --out seen.mp4
-  acdit-world watch ws://example.org:8080/ws --json")]
+  acdit-world watch ws://example.org:8080/ws --token-file token --json")]
 pub(crate) struct Watch {
     #[command(flatten)]
     stream: Stream,
@@ -67,6 +68,45 @@ struct Stream {
     /// The server's WebSocket
     #[arg(default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+/// What a server of others asks for.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Credentials {
+    #[command(flatten)]
+    token: TokenArgs,
+    /// Certificate authority to trust beside this machine's own, PEM: for wss:// with a certificate of one's own
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+}
+
+/// A server and how to make oneself known to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) caller: Caller,
+}
+
+impl Stream {
+    fn server(self) -> anyhow::Result<Server> {
+        self.credentials.server(self.url)
+    }
+}
+
+impl Credentials {
+    /// Reads them for the server at `url`.
+    pub(crate) fn server(self, url: String) -> anyhow::Result<Server> {
+        let mut caller = Caller::default();
+        if let Some(token) = self.token.read()? {
+            caller = caller.with_token(&token)?;
+        }
+        if let Some(authority) = &self.tls_ca {
+            caller = caller.trusting(authority)?;
+        }
+        Ok(Server { url, caller })
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -97,10 +137,11 @@ struct Loaded {
 
 impl Watch {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        let server = self.stream.server()?;
         runtime()?.block_on(async {
             let mut ending = Ending::listen()?;
             let asked = Instant::now();
-            let mut client = connect(&self.stream.url).await?;
+            let mut client = connect(&server).await?;
             let mut viewer = Viewer::new(&client, asked);
             let info = client.info().clone();
             let bar = output::progress(0, "frames");
@@ -132,7 +173,7 @@ impl Watch {
             let text = format!("{}\n{}", info.world, figures.text());
             output.print(&Watched { world: info.world, figures, out: self.out }, || text)?;
             match lost {
-                Some(error) => Err(Failed(format!("{}: {error}", self.stream.url)).into()),
+                Some(error) => Err(Failed(format!("{}: {error}", server.url)).into()),
                 None => Ok(()),
             }
         })
@@ -141,19 +182,20 @@ impl Watch {
 
 impl Loadtest {
     pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
+        let Self { stream, viewers, ramp, seconds, stalled } = self;
+        let server = stream.server()?;
         runtime()?.block_on(async {
-            let Self { stream: Stream { url }, viewers, ramp, seconds, stalled } = self;
             let mut idle = Vec::with_capacity(stalled);
             for _ in 0..stalled {
-                idle.push(connect(&url).await?);
+                idle.push(connect(&server).await?);
             }
             let (start, viewers) = (Instant::now(), viewers.get());
             let mut watching = JoinSet::new();
             for index in 0..viewers {
-                let (url, arrive) = (url.clone(), start + ramp.mul_f64(index as f64 / viewers as f64));
+                let (server, arrive) = (server.clone(), start + ramp.mul_f64(index as f64 / viewers as f64));
                 watching.spawn(async move {
                     sleep_until(arrive.into()).await;
-                    watch(&url, seconds).await
+                    watch(&server, seconds).await
                 });
             }
             let bar = output::progress(viewers as u64, "viewers done");
@@ -189,9 +231,9 @@ impl Loadtest {
 }
 
 /// One viewer of a load test.
-async fn watch(url: &str, seconds: Duration) -> anyhow::Result<Cadence> {
+async fn watch(server: &Server, seconds: Duration) -> anyhow::Result<Cadence> {
     let asked = Instant::now();
-    let mut client = connect(url).await?;
+    let mut client = connect(server).await?;
     let mut viewer = Viewer::new(&client, asked);
     let end = Instant::now() + seconds;
     loop {
@@ -246,8 +288,8 @@ impl Viewer {
     }
 }
 
-pub(crate) async fn connect(url: &str) -> anyhow::Result<Client> {
-    let connected = timeout(PATIENCE, Client::connect(url, Kind::H264)).await;
+pub(crate) async fn connect(Server { url, caller }: &Server) -> anyhow::Result<Client> {
+    let connected = timeout(PATIENCE, Client::connect_as(caller, url, Kind::H264)).await;
     let connected = connected.with_context(|| format!("{url}: no answer in {} s", PATIENCE.as_secs()))?;
     connected.with_context(|| url.to_owned())
 }

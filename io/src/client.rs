@@ -1,18 +1,28 @@
 //! The same protocol from the viewer's end: what the tests and the `watch_client` example speak.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+    tungstenite::{
+        Message,
+        client::IntoClientRequest as _,
+        http::{HeaderValue, header},
+        protocol::WebSocketConfig,
+    },
 };
 
 use crate::{
     Error,
+    auth::Token,
     protocol::{
         ClientMessage, Inject, Kind, MAX_PACKET, Packet, Request, ServerMessage, State, VERSION, WorldInfo,
     },
+    tls,
 };
 
 /// What the server sends after its hello.
@@ -23,6 +33,37 @@ pub enum Event {
     Packet(Packet),
     /// A text message.
     Message(ServerMessage),
+}
+
+/// How a client makes itself known. The default says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    authorization: Option<HeaderValue>,
+    roots: Vec<CertificateDer<'static>>,
+}
+
+impl Caller {
+    /// The same with a token to show.
+    ///
+    /// # Errors
+    /// [`Error::BadToken`](crate::Error::BadToken) for what no server would take.
+    pub fn with_token(self, token: &str) -> Result<Self, Error> {
+        Token::new(token)?;
+        let header = HeaderValue::from_str(&format!("Bearer {token}"));
+        let mut header = header.map_err(|error| Error::BadToken(error.to_string()))?;
+        // Not printed by whoever prints headers.
+        header.set_sensitive(true);
+        Ok(Self { authorization: Some(header), ..self })
+    }
+
+    /// The same, trusting the authorities in a PEM file beside those that this machine trusts.
+    ///
+    /// # Errors
+    /// [`Error::Tls`](crate::Error::Tls) if the file holds none.
+    pub fn trusting(mut self, authorities: &Path) -> Result<Self, Error> {
+        self.roots.extend(tls::certificates(authorities)?);
+        Ok(self)
+    }
 }
 
 /// A viewer.
@@ -40,9 +81,25 @@ impl Client {
     /// # Errors
     /// The connection fails, or the server's first message is not a hello of our version.
     pub async fn connect(url: &str, kind: Kind) -> Result<Self, Error> {
+        Self::connect_as(&Caller::default(), url, kind).await
+    }
+
+    /// As [`connect`](Self::connect), to a server that asks who calls.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_as(caller: &Caller, url: &str, kind: Kind) -> Result<Self, Error> {
         let config =
             WebSocketConfig::default().max_message_size(Some(MAX_PACKET)).max_frame_size(Some(MAX_PACKET));
-        let (socket, _) = connect_async_with_config(url, Some(config), true).await?;
+        let mut request = url.into_client_request()?;
+        request
+            .headers_mut()
+            .extend(caller.authorization.clone().map(|value| (header::AUTHORIZATION, value)));
+        let connector = match request.uri().scheme_str() {
+            Some("wss") => Some(Connector::Rustls(tls::client_config(&caller.roots)?)),
+            _ => None,
+        };
+        let (socket, _) = connect_async_tls_with_config(request, Some(config), true, connector).await?;
         let mut client = Self { socket, info: WorldInfo::default(), state: State::default(), next_id: 1 };
         let Event::Message(ServerMessage::Hello { version, info, state, .. }) = client.next().await? else {
             return Err(Error::NoHello);

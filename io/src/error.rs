@@ -1,6 +1,6 @@
 //! What can go wrong at the edges: binding, the wire, and the client's end of it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use tokio_tungstenite::tungstenite;
 
@@ -8,9 +8,30 @@ use tokio_tungstenite::tungstenite;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The listener's address can be reached from other machines; there are no tokens.
-    #[error("refusing to serve on {0}: only loopback addresses (127.0.0.1, [::1]) are allowed")]
+    /// The listener's address can be reached from other machines, and nobody needs a token.
+    #[error(
+        "refusing to serve on {0} without a token: only loopback addresses (127.0.0.1, [::1]) go without"
+    )]
     NotLoopback(SocketAddr),
+    /// A token cannot be one. It is not repeated.
+    #[error("token: {0}")]
+    BadToken(String),
+    /// A host or an origin that no request could ever have.
+    #[error("{name}: expected {expected}")]
+    BadName {
+        /// As it was given.
+        name: String,
+        /// What would do.
+        expected: &'static str,
+    },
+    /// Certificates or a key cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// Expected and got.
+        reason: String,
+    },
     /// A socket operation failed.
     #[error("network: {0}")]
     Network(#[from] std::io::Error),

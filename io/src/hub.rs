@@ -7,14 +7,17 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use crate::protocol::{Header, Kind, MAX_PACKET, Packet, State};
+use crate::{
+    metrics::Metrics,
+    protocol::{Header, Kind, MAX_PACKET, Packet, State},
+};
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +63,8 @@ struct Shared {
     lanes: Mutex<Lanes>,
     demand: watch::Sender<Demand>,
     state: watch::Sender<State>,
+    /// Of the server that serves it.
+    metrics: OnceLock<Arc<Metrics>>,
 }
 
 #[derive(Debug, Default)]
@@ -139,13 +144,27 @@ impl Hub {
             lanes: Mutex::default(),
             demand: watch::Sender::default(),
             state: watch::Sender::default(),
+            metrics: OnceLock::new(),
         }))
+    }
+
+    /// Counts from now on what is published and announced. The first server counts; there is one.
+    pub(crate) fn count_in(&self, metrics: Arc<Metrics>) {
+        let _ = self.0.metrics.set(metrics);
     }
 
     /// Hands a packet to every viewer of its kind. Never blocks.
     ///
     /// A delta frame that does not follow the last published frame cannot be decoded and goes to nobody.
     pub fn publish(&self, packet: &Packet) {
+        let dropped = self.hand_out(packet);
+        if let Some(metrics) = self.0.metrics.get() {
+            metrics.published(dropped);
+        }
+    }
+
+    /// Returns how many packets were dropped over it.
+    fn hand_out(&self, packet: &Packet) -> u64 {
         let header = packet.header;
         let message = packet.encode();
         let mut lanes = self.lanes();
@@ -160,19 +179,26 @@ impl Hub {
             tracing::debug!(frame = header.frame, bytes = message.len(), "packet cannot be delivered");
             lane.newest = None;
             lane.backlog = None;
-            stats.dropped += lane.seats.iter().map(|seat| seat.lose()).sum::<u64>();
-            return;
+            let lost = lane.seats.iter().map(|seat| seat.lose()).sum();
+            stats.dropped += lost;
+            return lost;
         }
         lane.remember(&header, &message);
-        for seat in &lane.seats {
+        let offer = |seat: &Arc<Seat>| {
             let entry =
                 Entry { message: message.clone(), keyframe: header.keyframe, pts: header.pts, gap: 0 };
-            stats.dropped += seat.offer(entry, self.0.max_lag);
-        }
+            seat.offer(entry, self.0.max_lag)
+        };
+        let dropped = lane.seats.iter().map(offer).sum();
+        stats.dropped += dropped;
+        dropped
     }
 
     /// Tells every viewer where the world stands. A slow viewer sees only the newest.
     pub fn announce(&self, state: State) {
+        if let Some(metrics) = self.0.metrics.get() {
+            metrics.moved(&self.0.state.borrow(), &state);
+        }
         self.0.state.send_replace(state);
     }
 

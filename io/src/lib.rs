@@ -4,29 +4,43 @@
 //! [`Control`]s, publishes [`Packet`]s and announces its [`State`] through a [`Hub`]. [`serve`] does the rest for
 //! any number of viewers, and [`Client`] is the same protocol from the other end. `docs/protocol.md` gives the bytes.
 
+mod auth;
 mod client;
 mod error;
 mod guard;
 mod hub;
+mod metrics;
+mod observe;
 mod page;
+mod peer;
 mod protocol;
+mod readiness;
 mod recordings;
+mod routes;
 mod server;
 mod sessions;
 mod socket;
 mod source;
 #[doc(hidden)]
 pub mod testing;
+mod tls;
 mod upload;
 
-pub use client::{Client, Event};
+pub use auth::Token;
+pub use client::{Caller, Client, Event};
 pub use error::Error;
+pub use guard::Access;
 pub use hub::{Delivery, Demand, Hub, HubStats, Viewer};
+pub use hub::{Demand, Hub, HubStats};
+pub use ipnet::IpNet;
 pub use protocol::{
     ClientMessage, FUTURES, Future, HEADER_LEN, Header, INJECT_HEADER, Inject, Kind, LabelInfo, MAX_INJECT,
     MAX_PACKET, Moments, Packet, Recording, Request, Sampling, SamplingInfo, ServerMessage, Size, State,
     Timings, VERSION, WindowInfo, WorldInfo,
 };
+pub use readiness::Readiness;
+pub use routes::{Route, routes};
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;
 pub use source::{Control, Fork, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
+pub use tls::Tls;

@@ -1,10 +1,8 @@
 //! The page, embedded in the binary: plain files, no bundler, nothing fetched from elsewhere.
 
 use axum::{
-    Router,
     http::header,
     response::{IntoResponse, Response},
-    routing::get,
 };
 
 /// Path and text of every file of `io/web/` that is named.
@@ -14,8 +12,8 @@ macro_rules! embedded {
     };
 }
 
-/// All but `index.html`, which is `/`.
-const FILES: [(&str, &str); 34] = embedded![
+/// All but `index.html`, which is `/`, and `signin.html`.
+const FILES: [(&str, &str); 36] = embedded![
     "api.mjs",
     "app.mjs",
     "base.css",
@@ -44,6 +42,8 @@ const FILES: [(&str, &str); 34] = embedded![
     "recordings.mjs",
     "series.mjs",
     "sessions.mjs",
+    "signin.css",
+    "signin.mjs",
     "stage.css",
     "status.mjs",
     "steer.mjs",
@@ -52,12 +52,13 @@ const FILES: [(&str, &str); 34] = embedded![
     "timeline.mjs",
 ];
 
-/// One route per file, and one for the page itself.
-pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+/// Files that are served without a token: what stands in the page's place until somebody signs in is no secret.
+pub(crate) const PUBLIC_FILES: [&str; 3] = ["/icon.svg", "/signin.css", "/signin.mjs"];
+
+/// Path, content type and text of all of them, the page itself included.
+pub(crate) fn files() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     let page = ("/", include_str!("../web/index.html"));
-    FILES.into_iter().chain([page]).fold(Router::new(), |router, (path, text)| {
-        router.route(path, get(async move || file(content_type(path), text)))
-    })
+    FILES.into_iter().chain([page]).map(|(path, text)| (path, content_type(path), text))
 }
 
 fn content_type(path: &str) -> &'static str {
@@ -69,8 +70,13 @@ fn content_type(path: &str) -> &'static str {
     }
 }
 
-fn file(content_type: &'static str, text: &'static str) -> Response {
+pub(crate) fn file(content_type: &'static str, text: &'static str) -> Response {
     ([(header::CONTENT_TYPE, content_type)], text).into_response()
+}
+
+/// The form that asks for the token.
+pub(crate) fn sign_in() -> Response {
+    file("text/html; charset=utf-8", include_str!("../web/signin.html"))
 }
 
 #[cfg(test)]
@@ -83,7 +89,7 @@ mod tests {
         let mut there: Vec<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| format!("/{}", entry.unwrap().file_name().display()))
-            .filter(|path| path != "/index.html")
+            .filter(|path| !path.ends_with(".html"))
             .collect();
         there.sort();
         assert_eq!(there, FILES.map(|(path, _)| path));

@@ -7,13 +7,12 @@
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, State, ws::WebSocketUpgrade},
-    http::StatusCode,
-    middleware,
+    http::{HeaderValue, Request, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
+use hyper::{body::Incoming, service::Service as _, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -21,23 +20,27 @@ use hyper_util::{
 use serde::Serialize;
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
 
 use crate::{
     Error,
-    guard::{self, Allowed, Rejection},
+    guard::{Access, Gate, Rejection},
     hub::{Demand, Hub, HubStats},
-    page, protocol,
+    metrics::Metrics,
+    peer::{Crowd, Held, Peer},
+    protocol,
     protocol::WorldInfo,
-    recordings,
-    sessions::{self, MAIN, Room, Rooms, Tenant},
+    readiness::Readiness,
+    routes,
+    sessions::{MAIN, Room, Rooms, Tenant},
     socket,
     source::{Session, Sessions, WorldSource},
-    upload,
 };
 
 /// Pause after a failed `accept` (out of file descriptors, mostly) so that the loop does not spin.
@@ -52,8 +55,13 @@ const UNSENT_BYTES: u32 = 16 << 10;
 pub struct ServerConfig {
     /// Open HTTP connections; further ones wait unaccepted.
     pub max_connections: usize,
+    /// Open HTTP connections of one address (one /64 of IPv6); further ones get 429 with Retry-After. Loopback addresses
+    /// and trusted proxies may have any number.
+    pub max_connections_per_address: usize,
     /// WebSocket viewers; further ones get 503 with Retry-After.
     pub max_viewers: usize,
+    /// WebSocket viewers from one address, as for connections, but told apart behind a trusted proxy.
+    pub max_viewers_per_address: usize,
     /// Sessions beside the main one; further ones are refused with 429.
     pub max_sessions: usize,
     /// How long an ephemeral session goes on without viewers, or waits for its first.
@@ -76,13 +84,19 @@ pub struct ServerConfig {
     pub silence_limit: Duration,
     /// Longest wait for tasks at shutdown.
     pub shutdown_deadline: Duration,
+    /// Who may connect, and under which names.
+    pub access: Access,
+    /// Withdrawn by whoever ends the server, some time before it is ended.
+    pub readiness: Readiness,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_connections: 256,
+            max_connections_per_address: 64,
             max_viewers: 64,
+            max_viewers_per_address: 32,
             max_sessions: 15,
             linger: Duration::from_secs(30),
             max_uploads: 4,
@@ -94,6 +108,8 @@ impl Default for ServerConfig {
             ping_interval: Duration::from_secs(10),
             silence_limit: Duration::from_secs(30),
             shutdown_deadline: Duration::from_secs(8),
+            access: Access::default(),
+            readiness: Readiness::default(),
         }
     }
 }
@@ -108,7 +124,10 @@ pub(crate) struct App {
     pub(crate) config: Arc<ServerConfig>,
     pub(crate) stop: CancellationToken,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) metrics: Arc<Metrics>,
     viewers: Arc<Semaphore>,
+    crowd: Crowd,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -118,13 +137,19 @@ impl App {
         let Room { id, source, hub, stop, .. } = room;
         Self { session: id, source, hub, stop, ..self }
     }
+
+    /// Whether new viewers are taken.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.config.readiness.is_withdrawn() && !self.stop.is_cancelled()
+    }
 }
 
 /// Serves the page, the stream and the controls of `source` until `shutdown` completes, then closes every viewer
 /// with 1001 and returns when its tasks have ended or [`ServerConfig::shutdown_deadline`] has passed.
 ///
 /// # Errors
-/// [`Error::NotLoopback`] for a listener that other machines can reach, [`Error::Network`] for one without an address.
+/// [`Error::NotLoopback`] for a listener that other machines can reach if there is no token, [`Error::BadName`] for a name that
+/// cannot be one, [`Error::Network`] for a listener without an address.
 pub async fn serve(
     listener: TcpListener,
     source: Arc<dyn WorldSource>,
@@ -149,11 +174,10 @@ pub async fn serve_sessions(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback(address));
-    }
+    let gate = Arc::new(Gate::new(address, config.access.clone(), config.readiness.clone())?);
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let rooms = Rooms::new(maker, &config, stop.clone(), tasks.clone());
+    let metrics = Arc::new(Metrics::default());
+    let rooms = Rooms::new(maker, &config, stop.clone(), tasks.clone(), metrics.clone());
     let Room { id: session, source, hub, .. } = rooms.add(main);
     for session in others {
         rooms.add(session);
@@ -164,17 +188,21 @@ pub async fn serve_sessions(
         hub,
         rooms,
         uploads: Arc::new(Semaphore::new(config.max_uploads)),
+        gate,
+        metrics,
         viewers: Arc::new(Semaphore::new(config.max_viewers)),
+        crowd: Crowd::new(config.max_viewers_per_address),
         stop,
         tasks,
         config: Arc::new(config),
     };
-    let router = routes(app.clone(), Allowed::for_address(address));
+    let router = routes::router(app.clone());
 
     tokio::select! {
         () = accept(listener, router, &app) => {}
         () = shutdown => {}
     }
+    app.config.readiness.withdraw();
     app.stop.cancel();
     app.tasks.close();
     if timeout(app.config.shutdown_deadline, app.tasks.wait()).await.is_err() {
@@ -183,37 +211,36 @@ pub async fn serve_sessions(
     Ok(())
 }
 
-fn routes(app: App, allowed: Allowed) -> Router {
-    page::routes()
-        .route("/ws", get(upgrade))
-        .route("/ws/{id}", get(upgrade_to))
-        .route("/api/clip", post(upload::clip))
-        .route("/api/sessions", post(sessions::create).get(sessions::list))
-        .route("/api/sessions/{id}", get(sessions::show).delete(sessions::delete))
-        .route("/api/sessions/{id}/clip", post(upload::clip_for))
-        .route("/api/sessions/{id}/log", get(sessions::log))
-        .route("/api/sessions/{id}/snapshot", post(sessions::save).get(sessions::saved))
-        .route("/api/recordings", get(recordings::list))
-        .route("/api/recordings/{name}", get(recordings::file))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/info", get(info))
-        .fallback(async || Rejection::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here"))
-        .layer(middleware::from_fn_with_state(allowed, guard::check))
-        .with_state(app)
-}
-
 async fn accept(listener: TcpListener, router: Router, app: &App) {
     let connections = Arc::new(Semaphore::new(app.config.max_connections));
+    let crowd = Crowd::new(app.config.max_connections_per_address);
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let connection =
-                    connection(stream, router.clone(), app.config.header_deadline, app.stop.clone());
+            Ok((stream, address)) => {
+                let peer = Peer::new(address.ip(), false);
+                let share = if peer.within(&app.gate.proxies) {
+                    Some(Held::uncounted())
+                } else {
+                    crowd.enter(peer.ip)
+                };
+                let (config, stop) = (app.config.clone(), app.stop.clone());
+                set_options(&stream);
+                let router = if share.is_some() { router.clone() } else { Router::new().fallback(too_many) };
                 app.tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
+                    let deadline = config.header_deadline;
+                    match &config.access.tls {
+                        None => connection(stream, peer, router, deadline, stop).await,
+                        Some(tls) => match timeout(deadline, tls.accept(stream)).await {
+                            Ok(Ok(stream)) => {
+                                connection(stream, Peer { secure: true, ..peer }, router, deadline, stop)
+                                    .await;
+                            }
+                            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
+                            Err(_) => tracing::debug!("the TLS handshake took too long"),
+                        },
+                    }
+                    drop((permit, share));
                 });
             }
             Err(error) => {
@@ -224,13 +251,30 @@ async fn accept(listener: TcpListener, router: Router, app: &App) {
     }
 }
 
+/// What an address is told that has its share of connections.
+async fn too_many() -> Response {
+    let message = "too many connections from this address";
+    let rejection = Rejection::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message).retry_after();
+    ([(header::CONNECTION, HeaderValue::from_static("close"))], rejection).into_response()
+}
+
 /// Answers one connection's requests until it ends, is upgraded, or the server stops.
-async fn connection(stream: TcpStream, router: Router, header_deadline: Duration, stop: CancellationToken) {
-    set_options(&stream);
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    router: Router,
+    header_deadline: Duration,
+    stop: CancellationToken,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_deadline)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
@@ -269,23 +313,29 @@ pub(crate) async fn report_demand(
     }
 }
 
-async fn upgrade_to(
+pub(crate) async fn upgrade_to(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     Path(id): Path<String>,
     websocket: WebSocketUpgrade,
 ) -> Result<Response, Rejection> {
     let room = app.rooms.get(&id)?;
     let seat = room.admit()?;
-    admit(app.of(room), Some(seat), websocket)
+    admit(app.of(room), peer, Some(seat), websocket)
 }
 
-async fn upgrade(State(app): State<App>, websocket: WebSocketUpgrade) -> Result<Response, Rejection> {
-    admit(app, None, websocket)
+pub(crate) async fn upgrade(
+    State(app): State<App>,
+    Extension(peer): Extension<Peer>,
+    websocket: WebSocketUpgrade,
+) -> Result<Response, Rejection> {
+    admit(app, peer, None, websocket)
 }
 
 /// Lets a viewer in if there is room for it, with the seat that it has in its session.
 fn admit(
     app: App,
+    peer: Peer,
     seat: Option<OwnedSemaphorePermit>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Rejection> {
@@ -293,19 +343,25 @@ fn admit(
         Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "full", "no seat is free for another viewer")
             .retry_after()
     };
+    let crowded = || {
+        let message = "too many viewers from this address";
+        Rejection::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message).retry_after()
+    };
+    let share = app.crowd.enter(peer.ip).ok_or_else(crowded)?;
     let permit = app.viewers.clone().try_acquire_owned().map_err(full)?;
     let tasks = app.tasks.clone();
     let longest = socket::transport_bytes(&app.source.info());
     let upgrade = socket::limited(upgrade, longest, socket::WRITE_BUFFER);
+    let span = tracing::Span::current();
     Ok(upgrade.on_upgrade(async move |websocket| {
-        let viewer = tasks.track_future(socket::run(websocket, app));
+        let viewer = tasks.track_future(socket::run(websocket, app).instrument(span));
         viewer.await;
-        drop((permit, seat));
+        drop((permit, seat, share));
     }))
 }
 
-async fn ready(State(app): State<App>) -> Response {
-    if app.stop.is_cancelled() {
+pub(crate) async fn ready(State(app): State<App>) -> Response {
+    if !app.is_ready() {
         return Rejection::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping")
             .into_response();
     }
@@ -313,14 +369,14 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 #[derive(Serialize)]
-struct Info {
+pub(crate) struct Info {
     protocol: u8,
     info: WorldInfo,
     state: protocol::State,
     stream: HubStats,
 }
 
-async fn info(State(app): State<App>) -> Json<Info> {
+pub(crate) async fn info(State(app): State<App>) -> Json<Info> {
     let state = app.hub.state().borrow().clone();
     Json(Info { protocol: protocol::VERSION, info: app.source.info(), state, stream: app.hub.stats() })
 }

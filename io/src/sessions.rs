@@ -16,7 +16,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
@@ -35,6 +35,8 @@ use self::{asked::Asked, waiting_line::Line};
 use crate::{
     guard::Rejection,
     hub::{Demand, Hub},
+    metrics::Metrics,
+    peer::Peer,
     protocol,
     server::{App, ServerConfig, report_demand},
     source::{Refusal, Session, Sessions, Wanted, WorldSource},
@@ -72,6 +74,16 @@ pub(crate) struct Rooms {
     /// The server's own: a session ends with the server, not with one that it was forked from.
     stop: CancellationToken,
     tasks: TaskTracker,
+    metrics: Arc<Metrics>,
+}
+
+/// How many there are of what comes and goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Census {
+    pub(crate) sessions: usize,
+    pub(crate) viewers: usize,
+    /// Requests that wait for a place.
+    pub(crate) waiting: usize,
 }
 
 impl Rooms {
@@ -80,6 +92,7 @@ impl Rooms {
         config: &ServerConfig,
         stop: CancellationToken,
         tasks: TaskTracker,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             rooms: Arc::default(),
@@ -89,7 +102,14 @@ impl Rooms {
             linger: config.linger,
             stop,
             tasks,
+            metrics,
         }
+    }
+
+    pub(crate) fn census(&self) -> Census {
+        let rooms = self.lock();
+        let viewers = rooms.values().map(|room| room.hub.stats().viewers).sum();
+        Census { sessions: rooms.len(), viewers, waiting: self.line.len() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Room>> {
@@ -118,6 +138,7 @@ impl Rooms {
         let Session { id, source, hub, private, unattended } = session;
         let (stop, gone) = (self.stop.child_token(), CancellationToken::new());
         let source = Arc::new(Tenant::new(source, place, gone.clone()));
+        hub.count_in(self.metrics.clone());
         self.tasks.spawn(report_demand(hub.demand(), source.clone(), unattended, stop.clone()));
         let seats = Arc::new(Semaphore::new(if private { 1 } else { Semaphore::MAX_PERMITS }));
         let room = Room { id: id.clone(), source, hub, private, unattended, ephemeral, seats, stop, gone };
@@ -194,7 +215,12 @@ impl Rooms {
         let wanted: Vec<(String, Wanted)> = wanted.into_iter().map(|wanted| (id(), wanted)).collect();
         let opening =
             tokio::task::spawn_blocking(move || maker.open_all(&wanted).map(|opened| (wanted, opened)));
-        let (wanted, opened) = opening.await.map_err(|_| failed())??;
+        let opened = opening.await.map_err(|_| failed()).flatten();
+        let (wanted, opened) = opened.inspect_err(|refusal| {
+            if refusal.code == FAILED {
+                self.metrics.session_failed();
+            }
+        })?;
         let seated = wanted.into_iter().zip(opened).map(|((id, wanted), (source, hub))| {
             let Wanted { private, unattended, ephemeral, .. } = wanted;
             let place = places.split(1);
@@ -234,8 +260,11 @@ fn full() -> Refusal {
     refused("full", "all sessions are taken: try again later")
 }
 
+/// The code of what the world could not do, though nothing was wrong with the request.
+const FAILED: &str = "failed";
+
 fn failed() -> Refusal {
-    refused("failed", "the world could not do that")
+    refused(FAILED, "the world could not do that")
 }
 
 /// A session that has just begun.
@@ -278,13 +307,15 @@ impl Room {
 
 pub(crate) async fn create(
     State(app): State<App>,
+    Extension(peer): Extension<Peer>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Rejection> {
     let Asked { wanted, wait, clip } = asked::read(&app, &headers, body).await?;
     // The guard has checked it: it is one of ours.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    let begun = move |session: String| Begun { ws: format!("ws://{host}/ws/{session}"), session };
+    let scheme = if peer.secure { "wss" } else { "ws" };
+    let begun = move |session: String| Begun { ws: format!("{scheme}://{host}/ws/{session}"), session };
     let created = |session| Ok((StatusCode::CREATED, Json(begun(session))).into_response());
     if let Some(clip) = clip {
         return created(continuation::begin(app, wanted, clip).await?);

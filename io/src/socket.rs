@@ -301,8 +301,11 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
         }
         let (reply, answer) = Reply::channel();
         self.app.source.control(control, reply);
+        let metrics = self.app.metrics.clone();
         let answered = async move {
-            match outcome(answer).await {
+            let outcome = outcome(answer).await;
+            metrics.control(outcome.is_ok());
+            match outcome {
                 Ok(block) => ServerMessage::Applied { id, block, session: None, sessions: None },
                 Err(refusal) => refused(id, refusal),
             }

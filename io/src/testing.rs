@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 
 use crate::{
-    guard::Allowed,
+    guard::Names,
+    peer::Peer,
     protocol::{ClientMessage, Inject, Misread, Size},
     sessions::asked,
     socket,
@@ -29,8 +30,9 @@ pub fn admitted(address: SocketAddr, host: &[u8], origin: Option<&[u8]>) -> Opti
     if let Some(origin) = origin {
         headers.insert(header::ORIGIN, HeaderValue::from_bytes(origin).ok()?);
     }
-    let allowed = Allowed::for_address(address);
-    Some((allowed.host(&headers), allowed.origin(&headers)))
+    let names = Names::new(address, Vec::new(), Vec::new());
+    let peer = Peer::new(address.ip(), false);
+    Some((names.host(&headers), names.origin(&headers, peer)))
 }
 
 /// Reads a binary message to a world with frames of this size, at most `most` of them: the id, and the frames or what is

@@ -4,7 +4,9 @@
 
 mod branching;
 mod configuration;
+mod deploying;
 mod encoding;
+mod exposing;
 mod harness;
 mod judging;
 mod making;
@@ -14,6 +16,7 @@ mod publishing;
 mod recording;
 mod refusals;
 mod serving;
+mod stopping;
 mod training;
 mod uploading;
 mod watching;

@@ -94,7 +94,7 @@ fn serve_takes_only_a_free_port_of_this_machine() {
         &["serve", "--weights", "world", "--port", &port],
         &format!("127.0.0.1:{port}: Address already in use"),
     );
-    refused(&folder, &["serve", "--weights", "world", "--host", "0.0.0.0"], "only loopback addresses");
+    refused(&folder, &["serve", "--weights", "world", "--host", "0.0.0.0"], "without a token");
     refused(&folder, &["serve", "--weights", "world", "--port", "99999"], "99999");
 }
 

@@ -35,6 +35,10 @@ struct Ticket {
 }
 
 impl Line {
+    pub(super) fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     fn join(&self) -> Option<Ticket> {
         let mut number = None;
         self.0.send_if_modified(|line| {

@@ -212,3 +212,15 @@ pub(crate) async fn exchange(address: SocketAddr, request: &[u8], half_close: bo
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
 }
+
+/// Sends a request, reads the head of its answer, and keeps the connection.
+pub(crate) async fn open(address: SocketAddr, request: &[u8]) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).await.unwrap();
+        head.push(byte[0]);
+    }
+    (String::from_utf8(head).unwrap(), stream)
+}

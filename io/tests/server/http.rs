@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use acdit_io::{Control, Error, Hub, Refusal, ServerConfig, serve};
+use acdit_io::{Control, Error, Hub, Kind, Refusal, ServerConfig, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
 
-use crate::harness::{Answer, Idle, Served, exchange};
+use crate::harness::{Answer, Idle, Served, exchange, next_packet, packet};
 
 async fn get(served: &Served, path: &str) -> Answer {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", served.address);
@@ -90,6 +90,39 @@ async fn probes_and_info_answer() {
     let missing = get(&served, "/nothing").await;
     assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"));
     assert!(missing.head.contains("nosniff"));
+}
+
+#[tokio::test]
+async fn a_server_that_will_stop_keeps_its_viewers_and_takes_no_more() {
+    let config = ServerConfig::default();
+    let readiness = config.readiness.clone();
+    let served = Served::start(config).await;
+    let mut viewer = served.connect(Kind::H264).await;
+    readiness.withdraw();
+    for (method, path) in [("GET", "/readyz"), ("GET", "/ws"), ("GET", "/ws/main"), ("POST", "/api/sessions")]
+    {
+        let answer = send(&served, method, path, "").await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "stopping"), "{method} {path}");
+        assert!(answer.head.contains("retry-after") || path == "/readyz");
+    }
+    for path in ["/healthz", "/info", "/api/sessions"] {
+        assert_eq!(get(&served, path).await.status, 200, "{path}");
+    }
+    assert!(get(&served, "/metrics").await.body.contains("\nacdit_ready 0\n"));
+    served.hub.publish(&packet(0, true));
+    assert_eq!(next_packet(&mut viewer).await, packet(0, true));
+}
+
+#[tokio::test]
+async fn an_answer_and_its_error_carry_one_request_id() {
+    let served = Served::start(ServerConfig::default()).await;
+    let (first, second) = (get(&served, "/nothing").await, get(&served, "/nothing").await);
+    let id = |answer: &Answer| answer.json()["request_id"].as_str().unwrap().to_owned();
+    assert_ne!(id(&first), id(&second));
+    for answer in [first, second] {
+        assert!(answer.head.contains(&format!("x-request-id: {}", id(&answer))), "{}", answer.head);
+    }
+    assert!(get(&served, "/healthz").await.head.contains("x-request-id: "));
 }
 
 #[tokio::test]
