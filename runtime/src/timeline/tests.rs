@@ -135,8 +135,8 @@ fn entries() -> impl Strategy<Value = Entry> {
         (block.clone(), 1usize..99).prop_map(|(block, s)| Entry::Sampling { block, sampling: sampling(s) }),
         (block.clone(), 0u64..9, 1i64..4)
             .prop_map(|(block, seed, n)| Entry::Inject { block, latents: Latents::new(&latents(seed, n)) }),
-        (block.clone(), "[0-9a-f]{0,64}", any::<(u32, u32)>())
-            .prop_map(|(block, hash, (b, s))| Entry::Block { block, hash, row: row(b, s) }),
+        (block.clone(), any::<[u8; 32]>(), any::<(u32, u32)>())
+            .prop_map(|(block, hash, (b, s))| Entry::Block { block, hash: hash.into(), row: row(b, s) }),
         block.clone().prop_map(|block| Entry::Rewind { block }),
         block.clone().prop_map(|block| Entry::Fork { block }),
         seed.prop_map(|seed| Entry::Restart { seed }),
