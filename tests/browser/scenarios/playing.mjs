@@ -3,9 +3,11 @@
 import { distinctPictures, until } from "../harness.mjs";
 
 export default async function (stage) {
-  const page = await stage.live();
+  const page = await stage.live({ address: "/?glass" });
   await until(page, "it plays over WebCodecs", () => __acdit.kind === "h264");
   await distinctPictures(page, 30);
+  await until(page, "?glass says where the time goes", () => document.querySelectorAll("#glass-bar .part").length === 7 && document.getElementById("glass-total").textContent.endsWith("ms"));
+  await stage.shot(page, "glass");
 
   const late = await stage.live();
   await until(late, "a second page joins the same stream", () => __acdit.drawn > 4);
@@ -18,10 +20,6 @@ export default async function (stage) {
 
   const broken = await stage.open({ prepare: (page) => page.addInitScript(breakDecoder) });
   await until(broken, "a decoder that fails is replaced by JPEG", () => /live|slow/.test(__acdit.state) && __acdit.kind === "jpeg");
-
-  const glass = await stage.live({ address: "/?glass" });
-  await until(glass, "?glass says where the time goes", () => document.querySelectorAll("#glass-bar .part").length === 7 && document.getElementById("glass-total").textContent.endsWith("ms"));
-  await stage.shot(glass, "glass");
 }
 
 /** Runs in the page: a VideoDecoder that accepts everything and decodes nothing. */

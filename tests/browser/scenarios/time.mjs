@@ -5,7 +5,7 @@ import { pause, until } from "../harness.mjs";
 
 export default async function (stage) {
   const page = await stage.live();
-  await until(page, "there is a past to go back to", () => __acdit.next >= 24);
+  await until(page, "there is a past to go back to", () => __acdit.next >= 17);
   await pause(page);
 
   const at = await page.evaluate(() => __acdit.next);
@@ -35,20 +35,20 @@ export default async function (stage) {
   await page.getByRole("button", { name: "Rewind" }).click();
   await until(page, "the button goes back there", (block) => __acdit.next === block, at - 12);
 
-  const [from, to] = [await cell(at - 13).boundingBox(), await cell(at - 18).boundingBox()];
+  const [from, to] = [await cell(at - 13).boundingBox(), await cell(at - 16).boundingBox()];
   await page.mouse.move(from.x + 3, from.y + 10);
   await page.mouse.down();
   await page.mouse.move(to.x + 3, to.y + 10, { steps: 4 });
-  await until(page, "a drag says where it goes back to", (block) => document.getElementById("preview-text").textContent === `let go to rewind to block ${block}`, at - 18);
+  await until(page, "a drag says where it goes back to", (block) => document.getElementById("preview-text").textContent === `let go to rewind to block ${block}`, at - 16);
   await stage.shot(page, "dragging");
   await page.mouse.up();
-  await until(page, "a drag goes back to where it ends", (block) => __acdit.next === block, at - 18);
+  await until(page, "a drag goes back to where it ends", (block) => __acdit.next === block, at - 16);
 
   const [fork] = await Promise.all([page.waitForEvent("popup"), page.getByRole("button", { name: "Fork" }).click()]);
   stage.watch(fork, [/status of 404/]);
   await fork.waitForURL(/\?session=[0-9a-f]{16}$/);
-  await until(fork, "a fork opens and shows its own pictures", (block) => /live|slow/.test(__acdit.state) && __acdit.header.block >= block, at - 18);
-  assert.equal(await page.evaluate(() => __acdit.next), at - 18, "the session that was forked stays where it was");
+  await until(fork, "a fork opens and shows its own pictures", (block) => /live|slow/.test(__acdit.state) && __acdit.header.block >= block, at - 16);
+  assert.equal(await page.evaluate(() => __acdit.next), at - 16, "the session that was forked stays where it was");
   page.once("dialog", (dialog) => dialog.accept());
   await page.getByRole("button", { name: `Delete session ${new URL(fork.url()).searchParams.get("session")}` }).click();
   await until(fork, "the fork's page says that its session is gone", () => __acdit.state === "gone");
@@ -56,5 +56,5 @@ export default async function (stage) {
   await stage.shot(fork, "gone");
 
   await page.getByRole("button", { name: "Resume" }).click();
-  await until(page, "it resumes from there", (block) => /live|slow/.test(__acdit.state) && __acdit.header.block >= block, at - 17);
+  await until(page, "it resumes from there", (block) => /live|slow/.test(__acdit.state) && __acdit.header.block >= block, at - 15);
 }
