@@ -12,8 +12,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::config::Layers;
 use crate::failure::Refused;
 use crate::{
-    bench, check, completions, continuation, convert, encode, eval, generate, plot, publish, serve, train,
-    train_vae, verify, watch,
+    bench, check, completions, continuation, convert, encode, eval, generate, loadtest, plot, publish, serve,
+    train, train_vae, verify, watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -52,8 +52,8 @@ pub(crate) enum Verb {
     Serve(serve::Serve),
     /// Watch a stream without a browser, and measure how evenly it comes
     Watch(watch::Watch),
-    /// Watch a stream many times over
-    Loadtest(watch::Loadtest),
+    /// Watch a stream many times over, and many sessions at once
+    Loadtest(loadtest::Loadtest),
     /// Push a stream to RTMP, SRT, RTSP, an HLS folder or a file
     Publish(publish::Publish),
     /// Write a generated clip, or a picture, to a file

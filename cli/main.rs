@@ -17,6 +17,8 @@ mod eval;
 mod failure;
 mod film;
 mod generate;
+mod glass;
+mod loadtest;
 mod output;
 mod plot;
 mod publish;

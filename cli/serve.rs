@@ -56,6 +56,9 @@ pub(crate) struct Serve {
     /// given several times, or several separated by commas
     #[arg(long, value_name = "URL|PATH", value_delimiter = ',', hide_default_value = true)]
     publish: Vec<Text>,
+    /// Write the times at which a block was begun and encoded into its pictures, for `watch --glass`
+    #[arg(long)]
+    barcode: bool,
     #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
@@ -76,6 +79,7 @@ impl Serve {
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
+        config.encoder.barcode = self.barcode;
         if !targets.is_empty() {
             config.encoder.keyframe_interval = publish::keyframe_interval(config.encoder.frames_per_second);
         }

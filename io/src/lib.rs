@@ -4,6 +4,7 @@
 //! [`Control`]s, publishes [`Packet`]s and announces its [`State`] through a [`Hub`]. [`serve`] does the rest for
 //! any number of viewers, and [`Client`] is the same protocol from the other end. `docs/protocol.md` gives the bytes.
 
+mod api;
 mod client;
 mod error;
 mod guard;
@@ -16,6 +17,7 @@ mod socket;
 mod source;
 mod upload;
 
+pub use api::{Begun, begin_session, end_session};
 pub use client::{Client, Event};
 pub use error::Error;
 pub use hub::{Delivery, Demand, Hub, HubStats, Viewer};

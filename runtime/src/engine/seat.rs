@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use acdit_codec::Frame;
 use tch::Tensor;
@@ -287,7 +287,9 @@ impl Seat {
         self.next_frame += block.latents.size()[0] as u64;
         self.in_flight += 1;
         self.state.hash = Some(block.hash.to_hex().to_string());
-        Job { route: self.route.clone(), place, content, timings }
+        // The batch has ended just now.
+        let begun = SystemTime::now() - Duration::from_secs_f64(timings.denoise + timings.context);
+        Job { route: self.route.clone(), place, content, begun, timings }
     }
 
     fn lose(&mut self, failure: String) {
