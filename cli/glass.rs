@@ -68,6 +68,8 @@ mod with_video {
     /// Reads barcodes.
     pub(crate) struct Glass {
         decoder: LiveDecoder,
+        /// Pictures from before this are old when they come: a viewer begins with the run since the last keyframe.
+        connected: Instant,
         /// Generation and number of the newest frame: those sent again are old.
         newest: Option<(u32, u64)>,
         frames_per_block: f64,
@@ -81,7 +83,14 @@ mod with_video {
         pub(crate) fn new(info: &WorldInfo, state: &State) -> anyhow::Result<Self> {
             let frames_per_block = f64::from(info.frames_per_block.max(1));
             let decoder = LiveDecoder::open()?;
-            let mut this = Self { decoder, newest: None, frames_per_block, encode: 0.0, parts: Vec::new() };
+            let mut this = Self {
+                decoder,
+                newest: None,
+                frames_per_block,
+                connected: Instant::now(),
+                encode: 0.0,
+                parts: Vec::new(),
+            };
             this.state(state);
             Ok(this)
         }
@@ -100,6 +109,9 @@ mod with_video {
             let whole = (came.as_millis() as u32).wrapping_sub(begun).cast_signed();
             let arrived = f64::from(whole) / 1e3 + f64::from(came.subsec_micros() % 1000) / 1e6;
             let [age, denoise, vae] = [age, denoise, vae].map(|quarters| f64::from(quarters) / 4e3);
+            if arrived - age > self.connected.elapsed().as_secs_f64() {
+                return;
+            }
             let network = arrived - age - self.encode;
             self.parts.push([
                 arrived + decode,

@@ -52,7 +52,7 @@ impl Stamp {
 fn checksum(data: u128) -> u16 {
     (0..80).rev().fold(0xffff, |crc: u16, bit| {
         let flip = (crc >> 15) ^ (data >> bit & 1) as u16;
-        crc << 1 ^ flip * 0x1021
+        (crc << 1) ^ (flip * 0x1021)
     })
 }
 

@@ -69,7 +69,7 @@ async fn ask(url: &str, method: Method, path: &str, body: String) -> Result<Vec<
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = to_bytes(Body::new(response.into_body()), ANSWER_BYTES).await;
-        Ok::<_, Error>((status, body.map_err(|error| std::io::Error::other(error))?))
+        Ok::<_, Error>((status, body.map_err(std::io::Error::other)?))
     };
     // The connection does the work, and ends with the answer.
     let (answered, _) = tokio::join!(answer, connection);
