@@ -13,8 +13,8 @@ use crate::config::Layers;
 use crate::failure::Refused;
 use crate::output::LogFormat;
 use crate::{
-    bench, check, completions, continuation, convert, encode, eval, generate, plot, publish, replay, serve,
-    train, train_vae, verify, watch,
+    bench, check, completions, continuation, convert, encode, eval, generate, loadtest, plot, publish,
+    replay, serve, train, train_vae, verify, watch,
 };
 
 /// Learned worlds, streamed live: generate, steer and train ACDiT video models.
@@ -57,8 +57,8 @@ pub(crate) enum Verb {
     Serve(serve::Serve),
     /// Watch a stream without a browser, and measure how evenly it comes
     Watch(watch::Watch),
-    /// Watch a stream many times over
-    Loadtest(watch::Loadtest),
+    /// Watch a stream many times over, and many sessions at once
+    Loadtest(loadtest::Loadtest),
     /// Push a stream to RTMP, SRT, RTSP, an HLS folder or a file
     Publish(publish::Publish),
     /// Write a generated clip, or a picture, to a file

@@ -21,6 +21,58 @@ pub(crate) struct Cadence {
     late: u64,
     dropped: u64,
     underruns: Option<[u64; 2]>,
+    paused: bool,
+}
+
+/// How a frame arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Arrival {
+    frames: u64,
+    bytes: u64,
+    late: bool,
+    dropped: u64,
+    /// Seconds since the one before.
+    gap: Option<f64>,
+}
+
+/// What arrived at any number of viewers.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    frames: u64,
+    bytes: u64,
+    late: u64,
+    dropped: u64,
+    gaps: Vec<f64>,
+}
+
+/// What a tally comes to.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Tallied {
+    pub(crate) frames: u64,
+    bytes: u64,
+    gap_seconds: Option<Percentiles>,
+    on_time: Option<f64>,
+    dropped: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, arrival: &Arrival) {
+        self.frames += arrival.frames;
+        self.bytes += arrival.bytes;
+        self.late += u64::from(arrival.late);
+        self.dropped += arrival.dropped;
+        self.gaps.extend(arrival.gap);
+    }
+
+    pub(crate) fn total(self) -> Tallied {
+        let Self { frames, bytes, late, dropped, gaps } = self;
+        Tallied { frames, bytes, gap_seconds: percentiles(gaps), on_time: on_time(frames, late), dropped }
+    }
+}
+
+/// Share of the frames that were on time.
+fn on_time(frames: u64, late: u64) -> Option<f64> {
+    (frames > 0).then(|| 1.0 - late as f64 / frames as f64)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,33 +114,41 @@ impl Cadence {
     }
 
     /// A frame has arrived; `slack` is how far behind the first one a player is.
-    pub(crate) fn frame(&mut self, packet: &Packet, slack: Duration, now: Instant) {
+    pub(crate) fn frame(&mut self, packet: &Packet, slack: Duration, now: Instant) -> Arrival {
+        let mut arrival = Arrival { frames: 1, bytes: packet.payload.len() as u64, ..Arrival::default() };
         let (generation, pts) = (packet.header.generation, Duration::from_micros(packet.header.pts));
         self.frames += 1;
-        self.bytes += packet.payload.len() as u64;
+        self.bytes += arrival.bytes;
         self.first.get_or_insert(now);
-        if let Some(last) = self.last.replace(now) {
-            self.gaps.push((now - last).as_secs_f64());
+        // What comes while the world is paused is a picture sent again, or the end of what was under way.
+        if self.paused {
+            return arrival;
         }
+        arrival.gap = self.last.replace(now).map(|last| (now - last).as_secs_f64());
+        self.gaps.extend(arrival.gap);
         match self.playing.filter(|playing| playing.generation == generation) {
             Some(playing) => {
                 let due = playing.since + pts.saturating_sub(playing.pts) + slack;
-                self.late += u64::from(now > due);
+                arrival.late = now > due;
+                self.late += u64::from(arrival.late);
             }
             None => self.playing = Some(Playing { generation, since: now, pts }),
         }
+        arrival
     }
 
     /// The server has left out packets. A player begins anew at the next one.
-    pub(crate) fn gap(&mut self, dropped: u64) {
+    pub(crate) fn gap(&mut self, dropped: u64) -> Arrival {
         self.dropped += dropped;
         self.playing = None;
+        Arrival { dropped, ..Arrival::default() }
     }
 
     /// The world has said where it stands. While it is paused no frame is due.
     pub(crate) fn state(&mut self, state: &State) {
         let [first, _] = self.underruns.unwrap_or([state.underruns; 2]);
         self.underruns = Some([first, state.underruns]);
+        self.paused = state.paused;
         if state.paused {
             (self.playing, self.last) = (None, None);
         }
@@ -116,7 +176,7 @@ pub(crate) fn figures<'a>(viewers: impl IntoIterator<Item = &'a Cadence> + Clone
         bytes: sum(|seen| seen.bytes),
         first_frame_seconds: percentiles(first).map(|first| first.p50),
         gap_seconds: percentiles(all().flat_map(|seen| seen.gaps.iter().copied()).collect()),
-        on_time: (frames > 0).then(|| 1.0 - sum(|seen| seen.late) as f64 / frames as f64),
+        on_time: on_time(frames, sum(|seen| seen.late)),
         dropped: sum(|seen| seen.dropped),
         underruns: all()
             .filter_map(|seen| seen.underruns)
@@ -127,7 +187,7 @@ pub(crate) fn figures<'a>(viewers: impl IntoIterator<Item = &'a Cadence> + Clone
 }
 
 /// Nearest rank.
-fn percentiles(mut values: Vec<f64>) -> Option<Percentiles> {
+pub(crate) fn percentiles(mut values: Vec<f64>) -> Option<Percentiles> {
     values.sort_by(f64::total_cmp);
     let max = *values.last()?;
     let at = |share: f64| values[((share * values.len() as f64).ceil() as usize).clamp(1, values.len()) - 1];

@@ -19,6 +19,8 @@ mod exposure;
 mod failure;
 mod film;
 mod generate;
+mod glass;
+mod loadtest;
 mod output;
 mod picture;
 mod plot;

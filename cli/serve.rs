@@ -68,6 +68,9 @@ pub(crate) struct Serve {
     recordings: Option<PathBuf>,
     #[command(flatten)]
     exposure: ExposureArgs,
+    /// Write the times at which a block was begun and encoded into its pictures, for `watch --glass`
+    #[arg(long)]
+    barcode: bool,
     #[command(flatten)]
     uploads: UploadArgs,
     #[command(flatten)]
@@ -104,6 +107,7 @@ impl Serve {
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());
+        config.encoder.barcode = self.barcode;
         if !targets.is_empty() {
             config.encoder.keyframe_interval = publish::keyframe_interval(config.encoder.frames_per_second);
         }

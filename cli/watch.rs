@@ -1,6 +1,5 @@
-//! `watch` and `loadtest`: viewers without a browser, who measure what reaches them.
+//! `watch`: a viewer without a browser, who measures what reaches it.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,12 +7,12 @@ use acdit_io::{Caller, Client, Event, Kind, Packet, ServerMessage, State};
 use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
-use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
-use crate::cadence::{self, Cadence, Figures};
+use crate::cadence::{Arrival, Cadence, Figures};
 use crate::exposure::TokenArgs;
 use crate::failure::Failed;
+use crate::glass::{Glass, Split};
 use crate::output::{self, Output};
 use crate::recording::Recording;
 use crate::signals::Ending;
@@ -28,6 +27,7 @@ A frame is on time if it is there when a player one block behind would show it.
 Examples:
   acdit-world watch                                      # until Ctrl-C
   acdit-world watch --seconds 30 --out seen.mp4
+  acdit-world watch --seconds 30 --glass                 # of serve --barcode: where the latency is
   acdit-world watch ws://example.org:8080/ws --token-file token --json")]
 pub(crate) struct Watch {
     #[command(flatten)]
@@ -38,33 +38,15 @@ pub(crate) struct Watch {
     /// Keep what was seen as an MP4 file
     #[arg(long, value_name = "FILE.mp4")]
     out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  acdit-world loadtest --viewers 64 --ramp 5 --seconds 30
-  acdit-world loadtest --viewers 64 --stalled 1 --json   # one of them stops reading")]
-pub(crate) struct Loadtest {
-    #[command(flatten)]
-    stream: Stream,
-    /// Viewers
-    #[arg(long, default_value = "16")]
-    viewers: NonZeroUsize,
-    /// Seconds over which they arrive
-    #[arg(long, default_value = "1", value_parser = seconds)]
-    ramp: Duration,
-    /// Seconds that each watches
-    #[arg(long, default_value = "10", value_parser = seconds)]
-    seconds: Duration,
-    /// Further viewers that connect first and never read
-    #[arg(long, default_value_t = 0)]
-    stalled: usize,
+    /// Decode the pictures and read when they were begun and encoded: from `serve --barcode` on this machine, or one whose
+    /// clock agrees
+    #[arg(long)]
+    glass: bool,
 }
 
 /// What is watched.
 #[derive(Clone, Debug, Args)]
-struct Stream {
+pub(crate) struct Stream {
     /// The server's WebSocket
     #[arg(default_value = "ws://127.0.0.1:8080/ws")]
     url: String,
@@ -90,7 +72,8 @@ pub(crate) struct Server {
 }
 
 impl Stream {
-    fn server(self) -> anyhow::Result<Server> {
+    /// Reads what it asks for.
+    pub(crate) fn server(self) -> anyhow::Result<Server> {
         self.credentials.server(self.url)
     }
 }
@@ -109,7 +92,7 @@ impl Credentials {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<f64>().map_err(|error| error.to_string())?;
     Duration::try_from_secs_f64(parsed).map_err(|_| "expected seconds, 0 or more".to_owned())
 }
@@ -119,20 +102,9 @@ struct Watched {
     world: String,
     #[serde(flatten)]
     figures: Figures,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    glass: Option<Split>,
     out: Option<PathBuf>,
-}
-
-#[derive(Debug, Serialize)]
-struct Loaded {
-    viewers: usize,
-    stalled: usize,
-    /// Viewers that could not connect or were cut off, and why the first of them.
-    failed: usize,
-    failure: Option<String>,
-    #[serde(flatten)]
-    figures: Figures,
-    /// Each viewer's own.
-    each: Vec<Figures>,
 }
 
 impl Watch {
@@ -147,6 +119,7 @@ impl Watch {
             let bar = output::progress(0, "frames");
             let end = self.seconds.map(|seconds| asked + seconds);
             let mut recording = self.out.clone().map(|path| Recording::new(path, &info));
+            let mut glass = self.glass.then(|| Glass::new(&info, client.state())).transpose()?;
             let lost = loop {
                 tokio::select! {
                     () = ending.asked() => break None,
@@ -155,6 +128,11 @@ impl Watch {
                         Ok(event) => {
                             if let (Event::Packet(packet), Some(recording)) = (&event, &mut recording) {
                                 recording.add(packet)?;
+                            }
+                            match (&mut glass, &event) {
+                                (Some(glass), Event::Packet(packet)) => glass.frame(packet),
+                                (Some(glass), Event::Message(ServerMessage::State(state))) => glass.state(state),
+                                _ => {}
                             }
                             viewer.see(&event);
                             let (frames, late) = viewer.seen.counts();
@@ -170,8 +148,12 @@ impl Watch {
                 recording.finish()?;
             }
             let figures = viewer.seen.figures();
-            let text = format!("{}\n{}", info.world, figures.text());
-            output.print(&Watched { world: info.world, figures, out: self.out }, || text)?;
+            let glass = glass.map(|glass| glass.split()).transpose()?;
+            let mut text = format!("{}\n{}", info.world, figures.text());
+            if let Some(glass) = &glass {
+                text = format!("{text}\n{}", glass.text());
+            }
+            output.print(&Watched { world: info.world, figures, glass, out: self.out }, || text)?;
             match lost {
                 Some(error) => Err(Failed(format!("{}: {error}", server.url)).into()),
                 None => Ok(()),
@@ -180,73 +162,9 @@ impl Watch {
     }
 }
 
-impl Loadtest {
-    pub(crate) fn run(self, output: Output) -> anyhow::Result<()> {
-        let Self { stream, viewers, ramp, seconds, stalled } = self;
-        let server = stream.server()?;
-        runtime()?.block_on(async {
-            let mut idle = Vec::with_capacity(stalled);
-            for _ in 0..stalled {
-                idle.push(connect(&server).await?);
-            }
-            let (start, viewers) = (Instant::now(), viewers.get());
-            let mut watching = JoinSet::new();
-            for index in 0..viewers {
-                let (server, arrive) = (server.clone(), start + ramp.mul_f64(index as f64 / viewers as f64));
-                watching.spawn(async move {
-                    sleep_until(arrive.into()).await;
-                    watch(&server, seconds).await
-                });
-            }
-            let bar = output::progress(viewers as u64, "viewers done");
-            let (mut seen, mut failures) = (Vec::new(), Vec::new());
-            while let Some(watched) = watching.join_next().await {
-                bar.inc(1);
-                match watched? {
-                    Ok(cadence) => seen.push(cadence),
-                    Err(error) => failures.push(format!("{error:#}")),
-                }
-            }
-            bar.finish_and_clear();
-            drop(idle);
-            let loaded = Loaded {
-                viewers,
-                stalled,
-                failed: failures.len(),
-                failure: failures.first().cloned(),
-                figures: cadence::figures(&seen),
-                each: seen.iter().map(Cadence::figures).collect(),
-            };
-            let text = format!("viewers      {} of {viewers}\n{}", seen.len(), loaded.figures.text());
-            output.print(&loaded, || text)?;
-            match failures.first() {
-                Some(failure) => {
-                    let failed = failures.len();
-                    Err(Failed(format!("{failed} of {viewers} viewers failed, the first: {failure}")).into())
-                }
-                None => Ok(()),
-            }
-        })
-    }
-}
-
-/// One viewer of a load test.
-async fn watch(server: &Server, seconds: Duration) -> anyhow::Result<Cadence> {
-    let asked = Instant::now();
-    let mut client = connect(server).await?;
-    let mut viewer = Viewer::new(&client, asked);
-    let end = Instant::now() + seconds;
-    loop {
-        tokio::select! {
-            () = sleep_until(end.into()) => return Ok(viewer.seen),
-            event = client.next() => viewer.see(&event?),
-        }
-    }
-}
-
 /// What reaches a viewer.
-struct Viewer {
-    seen: Cadence,
+pub(crate) struct Viewer {
+    pub(crate) seen: Cadence,
     labels: Vec<String>,
     /// How far behind the first frame a player is: a block.
     slack: Duration,
@@ -255,7 +173,7 @@ struct Viewer {
 }
 
 impl Viewer {
-    fn new(client: &Client, asked: Instant) -> Self {
+    pub(crate) fn new(client: &Client, asked: Instant) -> Self {
         let info = client.info();
         let mut seen = Cadence::asked(asked);
         seen.state(client.state());
@@ -269,16 +187,19 @@ impl Viewer {
         }
     }
 
-    fn see(&mut self, event: &Event) {
+    pub(crate) fn see(&mut self, event: &Event) -> Arrival {
         match event {
             Event::Packet(packet) => {
                 let Packet { header, .. } = packet;
                 (self.block, self.label) = (header.block, header.label as usize);
-                self.seen.frame(packet, self.slack, Instant::now());
+                self.seen.frame(packet, self.slack, Instant::now())
             }
             Event::Message(ServerMessage::Gap { dropped }) => self.seen.gap(*dropped),
-            Event::Message(ServerMessage::State(state @ State { .. })) => self.seen.state(state),
-            _ => {}
+            Event::Message(ServerMessage::State(state @ State { .. })) => {
+                self.seen.state(state);
+                Arrival::default()
+            }
+            _ => Arrival::default(),
         }
     }
 

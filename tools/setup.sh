@@ -2,7 +2,7 @@
 # Makes a Debian machine ready for cargo. `make` runs it before every target; a second run touches no network.
 #
 #   tools/setup.sh build     system packages, libtorch, .cargo/config.toml           (the default)
-#   tools/setup.sh test      build, and Chromium, playwright-core, NVRTC, nginx with its rtmp module
+#   tools/setup.sh test      build, and Chromium, playwright-core, NVRTC, nginx with its rtmp module, websockets for Python
 #   tools/setup.sh bench     build, and a Python with PyTorch for benches/pytorch_baseline.py
 #   tools/setup.sh conformance   build, and the Autobahn suite for Python 2.7
 #   tools/setup.sh audit     hash every file in the cache again, and mend what differs
@@ -214,6 +214,7 @@ test_packages() {
 prepare_tests() {
     if [ "$(uname -m)" = x86_64 ]; then find_nvrtc; fi
     find_nginx
+    find_websockets
     install_node_modules tests/browser
 }
 
@@ -227,6 +228,14 @@ find_nginx() {
     download_debs "$folder.part/debs" nginx libnginx-mod-rtmp
     local deb
     for deb in "$folder.part/debs"/*.deb; do dpkg-deb --extract "$deb" "$folder.part/tree"; done
+    seal "$folder"
+}
+
+# Only files: the test puts the folder on Python's path.
+find_websockets() {
+    local folder=$CACHE/websockets-17.4
+    ! whole "$folder" || return 0
+    unpack "$folder" tools/websockets.txt websockets/=websockets/
     seal "$folder"
 }
 

@@ -114,6 +114,9 @@ pub enum Error {
         /// What was expected, or what the system said.
         reason: String,
     },
+    /// A frame that is too small for a strip of times.
+    #[error("frames of {0} are too small for a barcode: expected 16 pixels across and 6 down at least")]
+    Barcode(Size),
     /// A place to publish to that is none, or does not take the stream.
     #[error("{target}: {reason}")]
     Target {

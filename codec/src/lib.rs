@@ -4,6 +4,7 @@
 //! only place where bytes become the model's numbers in [-1, 1], [`still`] writes pictures, and `video` (feature
 //! `video`) reads and writes clips and live H.264 through the system's FFmpeg.
 
+pub mod barcode;
 pub mod color;
 mod error;
 mod frame;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p acdit-io --example test_card -- 8080
+//! cargo run --release -p acdit-io --example test_card -- 8080 2000 600    # for load: up to 2000 viewers, 600 kbit/s each
 //! ```
 //!
 //! It shows what a `WorldSource` has to do, and lets the page be worked on without weights.
@@ -103,6 +104,8 @@ struct World {
     inject: Vec<Picture>,
     /// The newest block, to show again while paused: its first header, how many of its frames were given, all its pixels.
     newest: Option<(Header, u64, Vec<u8>)>,
+    /// Bytes that an H.264 packet has at least: shorter ones are filled up.
+    packet_bytes: usize,
     frame: u64,
 }
 
@@ -207,6 +210,7 @@ impl World {
         let wanted = [(Kind::H264, &self.demand.h264), (Kind::Jpeg, &self.demand.jpeg)];
         for (kind, _) in wanted.into_iter().filter(|(_, viewers)| viewers.load(Ordering::Relaxed) > 0) {
             for (at, payload) in (0..).zip(encode(kind, pictures)) {
+                let payload = if kind == Kind::H264 { filled(payload, self.packet_bytes) } else { payload };
                 let keyframe = at == 0 || kind == Kind::Jpeg;
                 let (frame, pts) = (first.frame + at, first.pts + at * 1_000_000 / RATE);
                 let (injected, generated) = (at < *injected, at >= *injected);
@@ -274,6 +278,16 @@ fn encode(kind: Kind, pictures: &[u8]) -> Vec<Bytes> {
     starts.iter().zip(ends).map(|(&start, end)| Bytes::copy_from_slice(&stream[start..end])).collect()
 }
 
+/// An access unit with filler data behind it, which decoders pass over, up to so many bytes.
+fn filled(access_unit: Bytes, bytes: usize) -> Bytes {
+    const START: [u8; 5] = [0, 0, 0, 1, 12];
+    let missing = bytes.saturating_sub(access_unit.len() + START.len() + 1);
+    if missing == 0 {
+        return access_unit;
+    }
+    [&access_unit[..], &START, &vec![0xff; missing], &[0x80]].concat().into()
+}
+
 /// The first two seconds of a clip, if there is at least one block in them.
 fn decode(clip: &[u8]) -> Option<Vec<Picture>> {
     let path = std::env::temp_dir().join(format!("acdit-test-card-{}", std::process::id()));
@@ -307,7 +321,9 @@ fn ffmpeg(arguments: &str, input: &[u8]) -> Vec<u8> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let port = std::env::args().nth(1).unwrap_or_else(|| "8080".into()).parse()?;
+    let argument =
+        |index, default: usize| std::env::args().nth(index).map_or(Ok(default), |text| text.parse());
+    let (port, viewers, kilobits) = (argument(1, 8080)? as u16, argument(2, 64)?, argument(3, 0)?);
     let hub = Hub::new(2 * BLOCK);
     let demand = Arc::new(Demand::default());
     let (controls, receiver) = channel();
@@ -319,6 +335,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ball: Ball::new(0),
         clip: Vec::new(),
         inject: Vec::new(),
+        packet_bytes: kilobits * 1000 / 8 / RATE as usize,
         newest: None,
         frame: 0,
     };
@@ -329,6 +346,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = async {
         let _ = tokio::signal::ctrl_c().await;
     };
-    serve(listener, Arc::new(TestCard { controls, demand }), hub, ServerConfig::default(), stop).await?;
+    let config = ServerConfig {
+        max_viewers: viewers,
+        max_connections: 256.max(2 * viewers),
+        ..ServerConfig::default()
+    };
+    serve(listener, Arc::new(TestCard { controls, demand }), hub, config, stop).await?;
     Ok(())
 }

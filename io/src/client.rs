@@ -38,8 +38,8 @@ pub enum Event {
 /// How a client makes itself known. The default says nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Caller {
-    authorization: Option<HeaderValue>,
-    roots: Vec<CertificateDer<'static>>,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
 }
 
 impl Caller {

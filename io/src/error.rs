@@ -63,6 +63,12 @@ pub enum Error {
     /// The WebSocket failed or could not be opened.
     #[error("websocket: {0}")]
     WebSocket(Box<tungstenite::Error>),
+    /// An HTTP exchange failed.
+    #[error("http: {0}")]
+    Http(#[from] hyper::Error),
+    /// Not the address of a server's WebSocket.
+    #[error("{0:?}: expected the address of a server's WebSocket, such as ws://127.0.0.1:8080/ws")]
+    Url(String),
     /// The world does not do what was asked.
     #[error("refused: {message} ({code})")]
     Refused {

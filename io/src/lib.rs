@@ -4,6 +4,7 @@
 //! [`Control`]s, publishes [`Packet`]s and announces its [`State`] through a [`Hub`]. [`serve`] does the rest for
 //! any number of viewers, and [`Client`] is the same protocol from the other end. `docs/protocol.md` gives the bytes.
 
+mod api;
 mod auth;
 mod client;
 mod error;
@@ -26,12 +27,12 @@ pub mod testing;
 mod tls;
 mod upload;
 
+pub use api::{Begun, begin_session, end_session};
 pub use auth::Token;
 pub use client::{Caller, Client, Event};
 pub use error::Error;
 pub use guard::Access;
 pub use hub::{Delivery, Demand, Hub, HubStats, Viewer};
-pub use hub::{Demand, Hub, HubStats};
 pub use ipnet::IpNet;
 pub use protocol::{
     ClientMessage, FUTURES, Future, HEADER_LEN, Header, INJECT_HEADER, Inject, Kind, LabelInfo, MAX_INJECT,

@@ -31,7 +31,7 @@ pub enum Kind {
     /// H.264 Annex B access units, parameter sets before every keyframe.
     #[default]
     H264,
-    /// One JPEG file per frame, for browsers without WebCodecs. Every packet is a keyframe.
+    /// One JPEG file per frame, for browsers with neither WebCodecs nor MediaSource. Every packet is a keyframe.
     Jpeg,
 }
 

@@ -10,6 +10,8 @@ const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 const TICKS = 1000;
 /** Fragments waiting to be taken. More means that this machine cannot play as fast as the stream comes. */
 const WAITING = 128;
+/** Frames whose pictures have not been seen yet; a hidden page sees none, and the oldest are forgotten. */
+const UNSEEN = 256;
 /** Seconds behind the picture that are kept in the browser's buffer, and how many more may gather before they are removed. */
 const PAST = 4;
 /** How much faster to play while more than the buffer needs is waiting. */
@@ -74,6 +76,7 @@ export class Mse {
     if (this.#generation !== header.generation) this.#jump = number;
     this.#generation = header.generation;
     this.#headers.set(number, header);
+    this.#headers.delete(number - UNSEEN);
     const time = number * TICKS;
     this.#waiting.push(fragment(units, { sequence: number + 1, time, duration: TICKS, keyframe: header.keyframe }));
     clearTimeout(this.#still);

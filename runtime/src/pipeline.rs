@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use acdit_codec::Frame;
+use acdit_codec::barcode::{self, Stamp, quarters};
 use acdit_codec::still;
 use crossbeam::channel::{Receiver, Sender, select};
 use tch::Tensor;
@@ -104,6 +105,8 @@ pub(crate) struct Job {
     pub(crate) route: Route,
     pub(crate) place: Place,
     pub(crate) content: Content,
+    /// When it was begun.
+    pub(crate) begun: SystemTime,
     pub(crate) timings: Timings,
 }
 
@@ -112,6 +115,7 @@ pub(crate) struct Job {
 pub(crate) struct Pictures {
     place: Place,
     frames: Vec<Frame>,
+    begun: SystemTime,
     timings: Timings,
 }
 
@@ -120,7 +124,7 @@ pub(crate) type Decode = Box<dyn FnMut(&Tensor) -> Result<Vec<Frame>> + Send>;
 
 /// The decode thread: ends when the engine is gone.
 pub(crate) fn decode_blocks(jobs: &Receiver<Job>, decode: &mut Decode, events: &Sender<Event>) {
-    for Job { route, place, content, mut timings } in jobs {
+    for Job { route, place, content, begun, mut timings } in jobs {
         let started = Instant::now();
         let frames = match content {
             _ if route.live.is_past(&place) => {
@@ -134,7 +138,7 @@ pub(crate) fn decode_blocks(jobs: &Receiver<Job>, decode: &mut Decode, events: &
         match frames {
             Ok(frames) => {
                 // Fails only when the encode thread is gone, and then nobody waits for the block.
-                let _ = route.pictures.send(Pictures { place, frames, timings });
+                let _ = route.pictures.send(Pictures { place, frames, begun, timings });
             }
             Err(error) => report(events, route.id, Err(format!("decode: {error}"))),
         }
@@ -172,6 +176,7 @@ pub(crate) struct Encode {
     pub(crate) live: Live,
     pub(crate) frames_per_second: f64,
     pub(crate) jpeg_quality: u8,
+    pub(crate) barcode: bool,
     pub(crate) open_h264: Option<OpenH264>,
     pub(crate) demand: Arc<Demand>,
     pub(crate) packets: Producer<Packet>,
@@ -212,7 +217,7 @@ impl Encoding {
     }
 
     fn block(&mut self, block: Pictures) {
-        let Pictures { place, frames, mut timings } = block;
+        let Pictures { place, frames, begun, mut timings } = block;
         let Encode { id, live, events, .. } = &self.stage;
         if live.is_past(&place) {
             return report(events, *id, Ok(None));
@@ -223,6 +228,7 @@ impl Encoding {
             let follows = (self.newest.as_ref())
                 .is_some_and(|(before, n, _)| before.generation == place.generation && n + 1 == number);
             let first = place.keyframe && number == place.first_frame;
+            let frame = if self.stage.barcode { stamped(frame, begun, &timings) } else { frame };
             if let Err(error) = self.publish(place, number, &frame, !follows || first) {
                 failure = Some(format!("encode: {error}"));
             }
@@ -286,4 +292,16 @@ impl Encoding {
         // Handed back when the consumer is gone: a stream that nobody reads goes on for whoever reads its states.
         let _ = self.stage.packets.push(packet);
     }
+}
+
+/// A frame with the times of its block up to now.
+fn stamped(frame: Frame, begun: SystemTime, timings: &Timings) -> Frame {
+    let stamp = Stamp {
+        begun: begun.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u32,
+        age: quarters(begun.elapsed().unwrap_or_default().as_secs_f64()),
+        denoise: quarters(timings.denoise + timings.context),
+        decode: quarters(timings.decode),
+    };
+    // A frame that is too small is shown as it is.
+    barcode::stamp(&frame, stamp).unwrap_or(frame)
 }

@@ -197,6 +197,7 @@ impl Engine {
             live: live.clone(),
             frames_per_second: fps,
             jpeg_quality: config.encoder.jpeg_quality,
+            barcode: config.encoder.barcode,
             open_h264,
             demand: demand.clone(),
             packets: producer,
@@ -299,6 +300,8 @@ pub struct EncoderSettings {
     pub max_bits_per_second: u32,
     /// JPEG quality, 1 to 100.
     pub jpeg_quality: u8,
+    /// Write the times of [`acdit_codec::barcode`] into the pictures that are shown.
+    pub barcode: bool,
 }
 
 impl EncoderSettings {
@@ -311,6 +314,7 @@ impl EncoderSettings {
             keyframe_interval: (meta.fps * 10.0).ceil().max(1.0) as u32,
             max_bits_per_second: 8_000_000,
             jpeg_quality: 85,
+            barcode: false,
         }
     }
 }

@@ -18,6 +18,7 @@
 mod decode;
 mod encode;
 mod file;
+mod live;
 mod picture;
 mod publish;
 mod remux;
@@ -34,6 +35,7 @@ use ffmpeg_next as ffmpeg;
 pub use self::decode::{Clip, DecodeOptions, Decoder, Info, decode, decode_last, probe};
 pub use self::encode::{AccessUnit, Encoder, EncoderConfig};
 pub use self::file::{FileConfig, FileWriter};
+pub use self::live::LiveDecoder;
 pub use self::publish::{Interrupt, Publication, Target};
 pub use self::remux::Remuxer;
 pub use self::reply::{Reason, Reply};

@@ -1,7 +1,8 @@
 //! The live encoder, read back byte by byte and through the command line.
 
+use acdit_codec::barcode::{self, Stamp};
 use acdit_codec::video::{
-    AccessUnit, DecodeOptions, Encoder, EncoderConfig, Info, Limits, Remuxer, decode, probe,
+    AccessUnit, DecodeOptions, Encoder, EncoderConfig, Info, Limits, LiveDecoder, Remuxer, decode, probe,
 };
 use acdit_codec::{Error, Frame};
 
@@ -214,4 +215,19 @@ fn a_file_in_fragments_can_be_played_before_its_end_and_repeats_take_no_time() {
     remuxer.write(&first.data, true).unwrap();
     remuxer.finish().unwrap();
     assert_eq!(decode(&many, &options(64, 64, 12.5)).unwrap().frames.len(), 2);
+}
+
+#[test]
+fn a_live_decoder_gives_each_picture_at_once_and_reads_its_barcode() {
+    let folder = Folder::new();
+    let frames = moving(&folder, &options(64, 64, 25.0));
+    let mut encoder = Encoder::open(&config()).unwrap();
+    let mut decoder = LiveDecoder::open().unwrap();
+    for (frame, begun) in frames.iter().zip(7_000_000..) {
+        let stamp = Stamp { begun, age: 321, denoise: 200, decode: 20 };
+        let unit = encoder.encode(&barcode::stamp(frame, stamp).unwrap(), false).unwrap();
+        let shown = decoder.decode(&unit.data).unwrap().expect("nothing is held back");
+        assert_eq!((shown.size(), barcode::read(&shown)), (size(256, 256), Some(stamp)));
+    }
+    assert!(decoder.decode(b"no access unit").is_err());
 }

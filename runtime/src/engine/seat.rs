@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use acdit_codec::Frame;
 use tch::Tensor;
@@ -226,7 +226,8 @@ impl Seat {
         self.next_frame += 1;
         self.in_flight += 1;
         let content = Content::Latents(latents.narrow(0, frames - 1, 1));
-        Some(Job { route: self.route.clone(), place, content, timings: self.state.timings })
+        let begun = SystemTime::now();
+        Some(Job { route: self.route.clone(), place, content, begun, timings: self.state.timings })
     }
 
     /// A block has left the pipeline.
@@ -364,7 +365,9 @@ impl Seat {
         self.in_flight += 1;
         self.state.hash = Some(block.hash.to_hex().to_string());
         self.state.latents = Some(Moments::of(&block.latents));
-        Job { route: self.route.clone(), place, content, timings }
+        // The batch has ended just now.
+        let begun = SystemTime::now() - Duration::from_secs_f64(timings.denoise + timings.context);
+        Job { route: self.route.clone(), place, content, begun, timings }
     }
 
     fn lose(&mut self, failure: String) {
