@@ -27,4 +27,4 @@ pub use protocol::{
 };
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;
-pub use source::{Control, Fork, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
+pub use source::{Control, Fork, Opened, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
