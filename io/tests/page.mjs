@@ -116,6 +116,17 @@ const frame = (generation, block, more = {}) => ({ generation, block, label: 1, 
   assert.deepEqual([past.newest, past.marks(0), past.marks(4)], [0, [], []], "a restart is a new past");
 }
 
+// After a reconnect the past is still true, unless the server began anew.
+{
+  const past = new History();
+  assert.ok(past.leadsTo({ generation: 0, block: 0 }));
+  for (let block = 0; block < 9; block++) past.note(frame(2, block));
+  assert.ok(past.leadsTo({ generation: 2, block: 9 }));
+  assert.ok(past.leadsTo({ generation: 3, block: 4 }));
+  assert.ok(!past.leadsTo({ generation: 2, block: 5 }));
+  assert.ok(!past.leadsTo({ generation: 0, block: 50 }));
+}
+
 // Another session that shares the past up to a block.
 {
   const past = new History();

@@ -22,6 +22,12 @@ export class History {
     return this.#newest;
   }
 
+  /** Whether a session that stands there may have this past: a server that began anew counts from the beginning. */
+  leadsTo({ generation, block }) {
+    if (this.#generation === null || generation > this.#generation) return true;
+    return generation === this.#generation && block > this.#newest;
+  }
+
   /** `{ label, real, generated }` of a block that was seen; `real`: it has injected frames. */
   block(number) {
     return this.#blocks.get(number);

@@ -11,7 +11,7 @@ const PITCH = 8;
 /** Pixels that a finger may stray in a click. */
 const STRAY = 5;
 const PAGE = 8;
-const WORDS = { rewind: "rewound to here", fork: "forked here", futures: "futures from here", record: "recording begins", stop: "recording ends" };
+const WORDS = { rewind: "rewound to here", fork: "forked here", futures: "futures from here" };
 
 export class Timeline {
   #history;
