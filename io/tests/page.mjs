@@ -116,6 +116,19 @@ const frame = (generation, block, more = {}) => ({ generation, block, label: 1, 
   assert.deepEqual([past.newest, past.marks(0), past.marks(4)], [0, [], []], "a restart is a new past");
 }
 
+// Going back while paused shows the last picture before the block: what was gone back to is still the block.
+for (const stateFirst of [true, false]) {
+  const past = new History();
+  for (let block = 0; block < 9; block++) past.note(frame(0, block));
+  const state = { generation: 1, block: 6, paused: true };
+  if (stateFirst) past.follow(state);
+  past.note(frame(1, 5));
+  if (!stateFirst) past.follow(state);
+  assert.deepEqual([5, 6].map((block) => past.marks(block)), [[], ["rewind"]]);
+  past.note(frame(1, 6));
+  assert.deepEqual([past.newest, past.marks(6)], [6, ["rewind"]]);
+}
+
 // After a reconnect the past is still true, unless the server began anew.
 {
   const past = new History();

@@ -66,7 +66,9 @@ export class Timeline {
   }
 
   /** Follows what the server announces. */
-  follow({ block, reach, recording }) {
+  follow(state) {
+    const { block, reach, recording } = state;
+    this.#history.follow(state);
     this.#block = block;
     this.#reach = reach;
     this.#recording = recording?.since ?? null;
