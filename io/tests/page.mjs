@@ -118,6 +118,30 @@ const frame = (generation, block, more = {}) => ({ generation, block, label: 1, 
   assert.deepEqual([past.newest, past.marks(0), past.marks(4)], [0, [], []], "a restart is a new past");
 }
 
+// Going back while paused shows the last picture before the block: what was gone back to is still the block.
+for (const stateFirst of [true, false]) {
+  const past = new History();
+  for (let block = 0; block < 9; block++) past.note(frame(0, block));
+  const state = { generation: 1, block: 6, paused: true };
+  if (stateFirst) past.follow(state);
+  past.note(frame(1, 5));
+  if (!stateFirst) past.follow(state);
+  assert.deepEqual([5, 6].map((block) => past.marks(block)), [[], ["rewind"]]);
+  past.note(frame(1, 6));
+  assert.deepEqual([past.newest, past.marks(6)], [6, ["rewind"]]);
+}
+
+// After a reconnect the past is still true, unless the server began anew.
+{
+  const past = new History();
+  assert.ok(past.leadsTo({ generation: 0, block: 0 }));
+  for (let block = 0; block < 9; block++) past.note(frame(2, block));
+  assert.ok(past.leadsTo({ generation: 2, block: 9 }));
+  assert.ok(past.leadsTo({ generation: 3, block: 4 }));
+  assert.ok(!past.leadsTo({ generation: 2, block: 5 }));
+  assert.ok(!past.leadsTo({ generation: 0, block: 50 }));
+}
+
 // Another session that shares the past up to a block.
 {
   const past = new History();

@@ -111,8 +111,8 @@ const futures = new Futures({
   send: (...request) => stream.send(...request),
   begun: (block) => timeline.mark(block, "futures"),
   goOn: (session, shared) => {
-    branch = shared;
     go(session);
+    branch = shared;
   },
   kind: forced,
 });
@@ -123,7 +123,7 @@ const followers = [steer, playback, sampling, moments, timeline, inject, recordi
 
 function hello({ info, state, upload_bytes }, kind) {
   if (branch) timeline.branch(branch);
-  const again = stream.connects > 1 || branch !== null;
+  const again = (stream.connects > 1 || branch !== null) && past.leadsTo(state);
   branch = null;
   for (const part of [steer, sampling, futures, recordings, charts, sessions, pulse]) part.reset(info);
   timeline.reset(info, again);
@@ -186,6 +186,7 @@ function settle() {
 /** Shows the session of the address. */
 async function arrive(session) {
   stats.session = session;
+  branch = null;
   leaving.abort();
   stream.close();
   enable(false);

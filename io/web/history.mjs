@@ -8,6 +8,9 @@ export class History {
   #marks = new Map();
   #generation = null;
   #newest = -1;
+  /** Where this generation began, if it was seen, and how many frames of that block it has. */
+  #turn = null;
+  #state = {};
 
   /** Forgets everything: another session, or a server that began anew. */
   reset() {
@@ -15,11 +18,18 @@ export class History {
     this.#marks.clear();
     this.#generation = null;
     this.#newest = -1;
+    this.#turn = null;
   }
 
   /** The newest block seen, or −1. */
   get newest() {
     return this.#newest;
+  }
+
+  /** Whether a session that stands there may have this past: a server that began anew counts from the beginning. */
+  leadsTo({ generation, block }) {
+    if (this.#generation === null || generation > this.#generation) return true;
+    return generation === this.#generation && block > this.#newest;
   }
 
   /** `{ label, real, generated }` of a block that was seen; `real`: it has injected frames. */
@@ -39,8 +49,11 @@ export class History {
     if (anew) {
       this.#cut(block);
       if (block > 0) this.mark(block, "rewind");
+      this.#turn = { block, frames: 0 };
     }
     this.#generation = generation;
+    if (this.#turn?.block === block) this.#turn.frames++;
+    this.#straighten();
     const known = this.#blocks.get(block);
     const next = { label, real: injected || (known?.real ?? false), generated: generated || (known?.generated ?? false) };
     if (!anew && known && known.label === label && known.real === next.real && known.generated === next.generated) return false;
@@ -48,6 +61,22 @@ export class History {
     this.#newest = Math.max(this.#newest, block);
     this.#forget(this.#newest - KEPT);
     return true;
+  }
+
+  /** Follows where the session stands. */
+  follow(state) {
+    this.#state = state;
+    this.#straighten();
+  }
+
+  /** While paused, a rewind shows the last picture before its block: one frame, of a block that was not gone back to. */
+  #straighten() {
+    const { generation, block, paused } = this.#state;
+    if (!paused || generation !== this.#generation || this.#turn?.frames !== 1 || block !== this.#turn.block + 1) return;
+    const others = this.marks(this.#turn.block).filter((mark) => mark !== "rewind");
+    this.#marks.set(this.#turn.block, others);
+    this.mark(block, "rewind");
+    this.#turn = null;
   }
 
   /** Notes that something happened just before a block. */

@@ -42,7 +42,6 @@ export class Playback {
   follow({ paused, seed }) {
     this.#paused = paused;
     write("pause-text", paused ? "Resume" : "Pause");
-    element("pause").dataset.paused = paused;
     element("seed").placeholder = `now ${seed}`;
     this.enable(this.#ready);
   }

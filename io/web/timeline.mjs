@@ -11,7 +11,7 @@ const PITCH = 8;
 /** Pixels that a finger may stray in a click. */
 const STRAY = 5;
 const PAGE = 8;
-const WORDS = { rewind: "rewound to here", fork: "forked here", futures: "futures from here", record: "recording begins", stop: "recording ends" };
+const WORDS = { rewind: "rewound to here", fork: "forked here", futures: "futures from here" };
 
 export class Timeline {
   #history;
@@ -66,7 +66,9 @@ export class Timeline {
   }
 
   /** Follows what the server announces. */
-  follow({ block, reach, recording }) {
+  follow(state) {
+    const { block, reach, recording } = state;
+    this.#history.follow(state);
     this.#block = block;
     this.#reach = reach;
     this.#recording = recording?.since ?? null;

@@ -23,7 +23,7 @@ const FLAGS = [
   "--use-fake-device-for-media-stream",
   "--use-fake-ui-for-media-stream",
 ];
-/** Milliseconds after which a condition counts as never coming true; only a broken page waits so long. */
+/** Milliseconds after which a condition counts as never coming true; only a broken page waits so long. Who mends one waits less. */
 const PATIENCE = Number(process.env.PATIENCE ?? 90_000);
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -185,9 +185,9 @@ export async function pause(page) {
 }
 
 /** Hashes the canvas whenever a frame was drawn, until `count` different pictures were seen. */
-export async function distinctPictures(page, count, id = "stream") {
-  await page.evaluate((id) => {
-    const canvas = document.getElementById(id);
+export async function distinctPictures(page, count) {
+  await page.evaluate(() => {
+    const canvas = document.getElementById("stream");
     const context = canvas.getContext("2d");
     const seen = (globalThis.__pictures = new Set());
     let drawn = -1;
@@ -200,6 +200,6 @@ export async function distinctPictures(page, count, id = "stream") {
       seen.add(digest.join());
     };
     look();
-  }, id);
+  });
   await until(page, `${count} different pictures were drawn`, (count) => __pictures.size >= count, count);
 }

@@ -15,7 +15,10 @@ export default async function (stage) {
   await until(page, "the block on screen is one from before", (block) => {
     return document.getElementById("block").textContent === String(block) && __acdit.next === block + 1;
   }, at - 8);
-  await until(page, "the timeline says that it was rewound", () => document.querySelector('.cell[data-mark="rewind"]') !== null);
+  await until(page, "the timeline says where it was rewound to", (block) => {
+    const first = Number(document.getElementById("timeline-text").textContent.match(/\d+/)[0]);
+    return document.querySelectorAll(".cell")[block - first].dataset.mark === "rewind";
+  }, at - 8);
 
   const strip = page.getByRole("slider", { name: "Block to go back to" });
   await strip.focus();

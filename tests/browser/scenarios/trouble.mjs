@@ -11,4 +11,5 @@ export default async function (stage) {
   const drawn = await page.evaluate(() => __acdit.drawn);
   await stage.server.start();
   await until(page, "a restarted server is found again", (drawn) => /live|slow/.test(__acdit.state) && __acdit.connects > 1 && __acdit.drawn > drawn, drawn);
+  await until(page, "the timeline shows the past of the new one", () => Number(document.getElementById("timeline-text").textContent.split(" ").at(-1)) <= __acdit.next);
 }
