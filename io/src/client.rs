@@ -46,7 +46,7 @@ impl Caller {
     /// The same with a token to show.
     ///
     /// # Errors
-    /// [`Error::BadToken`](crate::Error::BadToken) for what no server would take.
+    /// [`Error::BadToken`] for what no server would take.
     pub fn with_token(self, token: &str) -> Result<Self, Error> {
         Token::new(token)?;
         let header = HeaderValue::from_str(&format!("Bearer {token}"));
@@ -59,7 +59,7 @@ impl Caller {
     /// The same, trusting the authorities in a PEM file beside those that this machine trusts.
     ///
     /// # Errors
-    /// [`Error::Tls`](crate::Error::Tls) if the file holds none.
+    /// [`Error::Tls`] if the file holds none.
     pub fn trusting(mut self, authorities: &Path) -> Result<Self, Error> {
         self.roots.extend(tls::certificates(authorities)?);
         Ok(self)

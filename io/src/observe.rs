@@ -17,8 +17,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// Carries a request's id, in its answer and in what a trusted proxy sends.
-pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Carries a request's id in its answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest error text that a library wrote.
 const WORDS: usize = 300;

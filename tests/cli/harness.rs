@@ -168,7 +168,7 @@ fn write_world_from(folder: &Path, config: &Config, labels: &[&str], change: imp
         name: "tiny".into(),
         labels: labels.iter().map(|&name| Label { name: name.into(), key: None }).collect(),
         fps: FPS,
-        sampling: Sampling { steps: 2, guidance: 1.5, solver: SolverKind::Ddim },
+        sampling: Sampling { steps: 2, guidance: 1.5, solver: SolverKind::Ddim, guided: 1.0 },
     };
     WorldFolder {
         config,
