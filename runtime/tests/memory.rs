@@ -25,9 +25,9 @@ const GROWTH: u64 = 20_000_000;
 const HUNDRED: usize = 100;
 /// Hundreds at the beginning: memory settles in them, and how much their medians differ is what a machine's noise comes to.
 const BEGINNING: usize = 10;
-/// What the bad run keeps of each block, and the threads that take the cores from it after its beginning.
+/// What the bad run keeps of each block, and the threads that take each core from it after its beginning.
 const LEAK: usize = 64 << 10;
-const THIEVES: usize = 16;
+const THIEVES: usize = 2;
 
 /// What a run held and took.
 struct Run {
@@ -127,7 +127,8 @@ fn shipped_world(blocks: usize) {
         let bad = Run::of(&engine, 2 * BEGINNING * HUNDRED, |block| {
             kept.push(vec![1u8; LEAK]);
             if block == BEGINNING * HUNDRED {
-                (0..THIEVES).for_each(|_| drop(scope.spawn(steal)));
+                let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+                (0..THIEVES * cores).for_each(|_| drop(scope.spawn(steal)));
             }
         });
         over.store(true, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::judge::Verdict;
@@ -56,7 +56,7 @@ pub(crate) async fn window(server: SocketAddr, via: SocketAddr, viewers: usize, 
 
 async fn watch(server: SocketAddr, via: SocketAddr, time: Duration) -> Window {
     let (begun, mut seen, mut last) = (Instant::now(), Window::default(), None);
-    let mut socket = say_hello(server, TcpStream::connect(via).await.unwrap()).await;
+    let mut socket = say_hello(server, async || TcpStream::connect(via).await.unwrap()).await;
     loop {
         let message = tokio::select! {
             message = socket.next() => message.expect("the server goes on").unwrap(),
@@ -78,9 +78,17 @@ async fn watch(server: SocketAddr, via: SocketAddr, time: Duration) -> Window {
     }
 }
 
-/// A viewer of the main session on this connection.
-async fn say_hello(server: SocketAddr, stream: TcpStream) -> WebSocketStream<TcpStream> {
-    let (mut socket, _) = client_async(format!("ws://{server}/ws"), stream).await.unwrap();
+/// A viewer of the main session, once there is a seat for it: those of the window before may not have left yet.
+async fn say_hello(server: SocketAddr, connect: impl AsyncFn() -> TcpStream) -> WebSocketStream<TcpStream> {
+    let mut socket = loop {
+        match client_async(format!("ws://{server}/ws"), connect().await).await {
+            Ok((socket, _)) => break socket,
+            Err(tungstenite::Error::Http(answer)) if answer.status() == 503 => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
     let hello =
         ClientMessage { id: 1, request: Request::Hello { version: VERSION.into(), kind: Kind::H264 } };
     socket.send(Message::text(serde_json::to_string(&hello).unwrap())).await.unwrap();
@@ -90,7 +98,7 @@ async fn say_hello(server: SocketAddr, stream: TcpStream) -> WebSocketStream<Tcp
 /// One viewer that reads nothing after its hello, watched from outside: when it misses the first packet, when it is gone.
 pub(crate) async fn stall(address: SocketAddr, time: Duration) -> Verdict {
     sleep(SETTLING).await;
-    let _unread = say_hello(address, connect_narrow(address).await).await;
+    let _unread = say_hello(address, async || connect_narrow(address).await).await;
     let stalled = Instant::now();
     let (mut before, mut missed, mut there) = (None, None, 0);
     while stalled.elapsed() + SETTLING < time {
