@@ -24,7 +24,7 @@ export class Series {
 
   /** The value that a share of all lies at or below; undefined if there are none. */
   quantile(share) {
-    const sorted = this.values.toSorted((a, b) => a - b);
+    const sorted = [...this.values].sort((a, b) => a - b);
     return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)];
   }
 }
