@@ -56,7 +56,7 @@ pub(crate) async fn window(server: SocketAddr, via: SocketAddr, viewers: usize, 
 
 async fn watch(server: SocketAddr, via: SocketAddr, time: Duration) -> Window {
     let (begun, mut seen, mut last) = (Instant::now(), Window::default(), None);
-    let mut socket = say_hello(server, async || TcpStream::connect(via).await.unwrap()).await;
+    let mut socket = say_hello(server, move || async move { TcpStream::connect(via).await.unwrap() }).await;
     loop {
         let message = tokio::select! {
             message = socket.next() => message.expect("the server goes on").unwrap(),
@@ -79,7 +79,10 @@ async fn watch(server: SocketAddr, via: SocketAddr, time: Duration) -> Window {
 }
 
 /// A viewer of the main session, once there is a seat for it: those of the window before may not have left yet.
-async fn say_hello(server: SocketAddr, connect: impl AsyncFn() -> TcpStream) -> WebSocketStream<TcpStream> {
+async fn say_hello<C: Future<Output = TcpStream>>(
+    server: SocketAddr,
+    connect: impl Fn() -> C,
+) -> WebSocketStream<TcpStream> {
     let mut socket = loop {
         match client_async(format!("ws://{server}/ws"), connect().await).await {
             Ok((socket, _)) => break socket,
@@ -98,7 +101,7 @@ async fn say_hello(server: SocketAddr, connect: impl AsyncFn() -> TcpStream) -> 
 /// One viewer that reads nothing after its hello, watched from outside: when it misses the first packet, when it is gone.
 pub(crate) async fn stall(address: SocketAddr, time: Duration) -> Verdict {
     sleep(SETTLING).await;
-    let _unread = say_hello(address, async || connect_narrow(address).await).await;
+    let _unread = say_hello(address, move || connect_narrow(address)).await;
     let stalled = Instant::now();
     let (mut before, mut missed, mut there) = (None, None, 0);
     while stalled.elapsed() + SETTLING < time {
