@@ -224,7 +224,7 @@ proptest! {
         let viewer = hub.join(Kind::H264);
         for (at, &(keyframe, large)) in frames.iter().enumerate() {
             let header = Header { pts: 0, ..header(0, at as u64, keyframe) };
-            hub.publish(&Packet { header, payload: vec![0; large * (MAX_PACKET - HEADER_LEN) / 3].into() });
+            hub.publish(&Packet { header, payload: vec![0; large * (MAX_PACKET - crate::HEADER_LEN) / 3].into() });
             let queue = viewer.seat.queue();
             let held: usize = queue.entries.iter().map(|entry| entry.message.len()).sum();
             prop_assert_eq!(held, queue.bytes);
