@@ -8,6 +8,7 @@ use ffmpeg_next::packet::Flags;
 use ffmpeg_next::{Dictionary, Packet, Rational, codec, ffi, format};
 
 use super::file::Temporary;
+use super::initialise;
 use super::x264::rational;
 use crate::{Error, Size};
 
@@ -43,6 +44,7 @@ impl Remuxer {
         frames_per_second: f64,
         keyframe: &[u8],
     ) -> Result<Self, Error> {
+        initialise();
         let path = path.into();
         let refused = |reason: String| Error::Output { path: path.clone(), reason };
         let temporary = Temporary::beside(&path).map_err(refused)?;
