@@ -122,7 +122,11 @@ fn shipped_world(blocks: usize) {
     let good = Run::of(&engine, blocks.max(2 * BEGINNING * HUNDRED), |_| ());
     good.report("gravity");
     let (mut kept, over) = (Vec::new(), AtomicBool::new(false));
-    let steal = || while !over.load(Ordering::Relaxed) {};
+    let steal = || {
+        while !over.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
     let bad = std::thread::scope(|scope| {
         let bad = Run::of(&engine, 2 * BEGINNING * HUNDRED, |block| {
             kept.push(vec![1u8; LEAK]);

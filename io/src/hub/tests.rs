@@ -4,7 +4,6 @@ use proptest::prelude::*;
 use tokio::task::unconstrained;
 
 use super::*;
-use crate::protocol::HEADER_LEN;
 
 fn header(generation: u32, frame: u64, keyframe: bool) -> Header {
     Header {

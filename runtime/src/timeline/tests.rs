@@ -130,17 +130,20 @@ proptest! {
 fn entries() -> impl Strategy<Value = Entry> {
     let (block, seed, label) = (any::<u64>(), any::<u64>(), any::<i64>());
     prop_oneof![
-        (block.clone(), label).prop_map(|(block, label)| Entry::Label { block, label }),
-        (block.clone(), seed.clone()).prop_map(|(block, seed)| Entry::Seed { block, seed }),
-        (block.clone(), 1usize..99).prop_map(|(block, s)| Entry::Sampling { block, sampling: sampling(s) }),
-        (block.clone(), 0u64..9, 1i64..4)
+        (block, label).prop_map(|(block, label)| Entry::Label { block, label }),
+        (block, seed).prop_map(|(block, seed)| Entry::Seed { block, seed }),
+        (block, 1usize..99).prop_map(|(block, s)| Entry::Sampling { block, sampling: sampling(s) }),
+        (block, 0u64..9, 1i64..4)
             .prop_map(|(block, seed, n)| Entry::Inject { block, latents: Latents::new(&latents(seed, n)) }),
-        (block.clone(), any::<[u8; 32]>(), any::<(u32, u32)>())
-            .prop_map(|(block, hash, (b, s))| Entry::Block { block, hash: hash.into(), row: row(b, s) }),
-        block.clone().prop_map(|block| Entry::Rewind { block }),
-        block.clone().prop_map(|block| Entry::Fork { block }),
+        (block, any::<[u8; 32]>(), any::<(u32, u32)>()).prop_map(|(block, hash, (b, s))| Entry::Block {
+            block,
+            hash: hash.into(),
+            row: row(b, s)
+        }),
+        block.prop_map(|block| Entry::Rewind { block }),
+        block.prop_map(|block| Entry::Fork { block }),
         seed.prop_map(|seed| Entry::Restart { seed }),
-        block.clone().prop_map(|block| Entry::Pause { block }),
+        block.prop_map(|block| Entry::Pause { block }),
         block.prop_map(|block| Entry::Resume { block }),
     ]
 }
