@@ -56,7 +56,7 @@ pub(crate) async fn window(server: SocketAddr, via: SocketAddr, viewers: usize, 
 
 async fn watch(server: SocketAddr, via: SocketAddr, time: Duration) -> Window {
     let (begun, mut seen, mut last) = (Instant::now(), Window::default(), None);
-    let mut socket = say_hello(server, move || async move { TcpStream::connect(via).await.unwrap() }).await;
+    let mut socket = say_hello(server, via, false).await;
     loop {
         let message = tokio::select! {
             message = socket.next() => message.expect("the server goes on").unwrap(),
@@ -79,12 +79,10 @@ async fn watch(server: SocketAddr, via: SocketAddr, time: Duration) -> Window {
 }
 
 /// A viewer of the main session, once there is a seat for it: those of the window before may not have left yet.
-async fn say_hello<C: Future<Output = TcpStream>>(
-    server: SocketAddr,
-    connect: impl Fn() -> C,
-) -> WebSocketStream<TcpStream> {
+async fn say_hello(server: SocketAddr, via: SocketAddr, narrow: bool) -> WebSocketStream<TcpStream> {
     let mut socket = loop {
-        match client_async(format!("ws://{server}/ws"), connect().await).await {
+        let stream = connect(via, narrow).await;
+        match client_async(format!("ws://{server}/ws"), stream).await {
             Ok((socket, _)) => break socket,
             Err(tungstenite::Error::Http(answer)) if answer.status() == 503 => {
                 sleep(Duration::from_millis(50)).await;
@@ -101,7 +99,7 @@ async fn say_hello<C: Future<Output = TcpStream>>(
 /// One viewer that reads nothing after its hello, watched from outside: when it misses the first packet, when it is gone.
 pub(crate) async fn stall(address: SocketAddr, time: Duration) -> Verdict {
     sleep(SETTLING).await;
-    let _unread = say_hello(address, move || connect_narrow(address)).await;
+    let _unread = say_hello(address, address, true).await;
     let stalled = Instant::now();
     let (mut before, mut missed, mut there) = (None, None, 0);
     while stalled.elapsed() + SETTLING < time {
@@ -126,10 +124,12 @@ pub(crate) async fn stall(address: SocketAddr, time: Duration) -> Verdict {
     Verdict { good: false, says: format!("the stalled viewer was still there after {:?}", stalled.elapsed()) }
 }
 
-/// A connection that takes as little as the kernel lets it while nobody reads.
-async fn connect_narrow(address: SocketAddr) -> TcpStream {
+/// A connection; a narrow one takes as little as the kernel lets it while nobody reads.
+async fn connect(address: SocketAddr, narrow: bool) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
+    if narrow {
+        socket.set_recv_buffer_size(4096).unwrap();
+    }
     socket.connect(address).await.unwrap()
 }
 
