@@ -240,3 +240,50 @@ fn keep(
     write_atomically(&place.folder.join(format!("{name}.json")), &sidecar.to_json()?)?;
     Ok(Some(sidecar.blocks[1]))
 }
+
+#[cfg(test)]
+mod tests {
+    use acdit_io::Header;
+
+    use super::*;
+
+    fn packet(kind: Kind) -> Packet {
+        let (keyframe, generated, injected) = (true, true, false);
+        let (generation, frame, pts, block, label) = (0, 0, 0, 0, 0);
+        let header = Header { kind, keyframe, generated, injected, generation, frame, pts, block, label };
+        Packet { header, payload: b"x".as_slice().into() }
+    }
+
+    /// A recorder whose thread takes nothing, and the queue's other end.
+    fn stuck(room: usize) -> (Recorder, Receiver<Packet>) {
+        let (queue, packets) = sync_channel(room);
+        let recorder = Recorder::new(None);
+        recorder.lock().phase = Phase::On(queue);
+        (recorder, packets)
+    }
+
+    #[test]
+    fn a_full_queue_ends_the_recording_and_holds_nobody_up() {
+        let (recorder, packets) = stuck(2);
+        recorder.offer(&packet(Kind::H264), 0);
+        recorder.offer(&packet(Kind::Jpeg), 0);
+        recorder.offer(&packet(Kind::H264), 0);
+        assert!(matches!(recorder.lock().phase, Phase::On(_)));
+        recorder.offer(&packet(Kind::H264), 0);
+        recorder.offer(&packet(Kind::H264), 0);
+        assert_eq!(packets.iter().count(), 2, "what was taken is written");
+        assert_eq!(recorder.close(), Some(TOO_SLOW));
+    }
+
+    #[test]
+    fn packets_that_were_lost_on_the_way_end_the_recording() {
+        let (recorder, packets) = stuck(2);
+        recorder.offer(&packet(Kind::H264), 0);
+        recorder.offer(&packet(Kind::Jpeg), 3);
+        assert_eq!((packets.iter().count(), recorder.close()), (1, Some(LOST)));
+        let (recorder, packets) = stuck(2);
+        drop(packets);
+        recorder.offer(&packet(Kind::H264), 0);
+        assert_eq!(recorder.close(), None, "its thread knows why");
+    }
+}

@@ -171,3 +171,80 @@ mod without_video {
         }
     }
 }
+
+#[cfg(all(test, feature = "video"))]
+mod tests {
+    use acdit_codec::video::{DecodeOptions, Encoder, EncoderConfig, Limits, decode};
+    use acdit_codec::{Frame, Size};
+    use acdit_io::{Header, Kind};
+
+    use super::*;
+
+    const SIZE: Size = Size { width: 32, height: 32 };
+
+    /// A packet of each frame: generation, number, block, and whether it is a keyframe.
+    fn packets(frames: &[(u32, u64, u64, bool)]) -> Vec<Packet> {
+        let config = EncoderConfig {
+            source: SIZE,
+            display: SIZE,
+            frames_per_second: 8.0,
+            keyframe_interval: 100,
+            quality: 20,
+            max_bits_per_second: 1_000_000,
+        };
+        let mut encoder = Encoder::open(&config).unwrap();
+        let packet = |&(generation, frame, block, keyframe): &(u32, u64, u64, bool)| {
+            let picture = Frame::new(SIZE, vec![(frame as u8).wrapping_mul(10); 32 * 32 * 3]).unwrap();
+            let unit = encoder.encode(&picture, keyframe).unwrap();
+            let (generated, injected, pts, label) = (true, false, 0, 0);
+            let kind = Kind::H264;
+            let header = Header { kind, keyframe, generated, injected, generation, frame, pts, block, label };
+            Packet { header, payload: unit.data.into() }
+        };
+        frames.iter().map(packet).collect()
+    }
+
+    #[test]
+    fn a_film_has_whole_blocks_from_its_cut_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = acdit_io::Size { width: 32, height: 32 };
+        let info =
+            WorldInfo { frame: size, frames_per_second: 8.0, frames_per_block: 2, ..WorldInfo::default() };
+        let path = folder.path().join("film.mp4");
+        let cut = Cut { generation: 1, block: 4, turn: 3 };
+        let mut film = Film::new(path.clone(), &info, cut);
+        for packet in packets(&[
+            (0, 90, 45, true), // of an older generation, though its block is later
+            (1, 6, 3, true),   // before the cut
+            (1, 7, 3, false),
+            (1, 8, 4, true),
+            (1, 9, 4, false),
+            (1, 9, 4, true), // once more, for a viewer
+            (1, 10, 5, false),
+            (1, 11, 5, false),
+            (1, 12, 6, false), // block 6 and all of 7 are lost
+            (1, 16, 8, true),
+            (1, 17, 8, false),
+            (2, 0, 6, true), // the picture before a rewound block
+            (2, 1, 7, true),
+            (2, 2, 7, false),
+            (2, 3, 8, false), // and no more of it
+        ]) {
+            film.add(packet).unwrap();
+        }
+        let run = |turn, first, next| Run { turn, blocks: [first, next] };
+        let (runs, broken) = film.finish().unwrap();
+        assert_eq!(runs, [run(3, 4, 6), run(3, 8, 9), run(4, 7, 8)]);
+        assert!(broken.is_none(), "{broken:?}");
+        let options = DecodeOptions { size: SIZE, frames_per_second: 8.0, limits: Limits::FILE };
+        let frames = decode(path, &options).unwrap().frames;
+        let shades: Vec<i16> = frames.iter().map(|frame| i16::from(frame.rgb()[0])).collect();
+        let expected: [i16; 8] = [80, 90, 100, 110, 160, 170, 10, 20];
+        assert_eq!(shades.len(), 8, "{shades:?}");
+        let near = |(got, expected): (&i16, &i16)| (got - expected).abs() <= 4;
+        assert!(shades.iter().zip(&expected).all(near), "{shades:?}");
+
+        let nothing = Film::new(folder.path().join("none.mp4"), &info, cut);
+        assert!(nothing.finish().is_none() && !folder.path().join("none.mp4").exists());
+    }
+}

@@ -145,8 +145,8 @@ fn recompute<'a>(
                 replayed.first_difference = Some(Difference {
                     line: again.line,
                     block: again.index,
-                    expected: again.expected.to_owned(),
-                    got: again.got(),
+                    expected: again.expected.to_hex().to_string(),
+                    got: again.block.hash.to_hex().to_string(),
                 });
                 if same_device {
                     return Err(error.into());

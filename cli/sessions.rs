@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use acdit_io::{Hub, MAIN, Refusal, SamplingInfo, Session, Sessions, Wanted, WorldInfo, WorldSource};
+use acdit_io::{Hub, MAIN, Opened, Refusal, SamplingInfo, Session, Sessions, Wanted, WorldInfo, WorldSource};
 use acdit_model::write_atomically;
 use acdit_runtime::{Beginning, Engine, Sampling, Stream, StreamConfig};
 use anyhow::{Context, bail};
@@ -206,19 +206,16 @@ impl House {
 }
 
 impl Sessions for House {
-    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal> {
-        let (mut made, mut past) = (Vec::new(), None);
-        for (at, (id, this)) in wanted.iter().enumerate() {
-            match self.make(id, this, &mut past) {
-                Ok((source, hub)) => made.push((source as Arc<dyn WorldSource>, hub)),
-                Err(error) => {
-                    drop(made);
-                    wanted[..=at].iter().for_each(|(id, _)| self.ended(id));
-                    return Err(begin::refusal(error));
-                }
+    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<Opened>, Refusal> {
+        match self.make_all(wanted) {
+            Ok(made) => {
+                Ok(made.into_iter().map(|(source, hub)| (source as Arc<dyn WorldSource>, hub)).collect())
+            }
+            Err(error) => {
+                wanted.iter().for_each(|(id, _)| self.ended(id));
+                Err(begin::refusal(error))
             }
         }
-        Ok(made)
     }
 
     fn ended(&self, id: &str) {

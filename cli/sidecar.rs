@@ -125,7 +125,7 @@ mod tests {
         let start = r#"{"type":"start","version":1,"dtype":"f32","device":"cpu","libtorch":"2.11.0","threads":1,
             "settings":{"sampling":{"steps":3,"guidance":1.0,"solver":"dpm++"},"window":3,"mode":"windowed","seed":5},"label":3}"#;
         let mut log = read_log(&start.replace('\n', " ")).unwrap();
-        let block = |block| Entry::Block { block, hash: "0".repeat(64), row: Row::ALONE };
+        let block = |block| Entry::Block { block, hash: blake3::hash(b""), row: Row::ALONE };
         log.extend([block(0), block(1), block(2), Entry::Rewind { block: 1 }, block(1), block(2)]);
         let film = vec![Run { turn: 0, blocks: [1, 3] }, Run { turn: 1, blocks: [1, 2] }];
         let sidecar = Sidecar::of(film.clone(), &log);

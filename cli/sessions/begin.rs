@@ -9,16 +9,35 @@ use super::House;
 use crate::source::{StreamSource, check_steps};
 
 /// A past that sessions share, once the first of them has it.
-pub(super) type Past = Option<(Fork, Timeline)>;
+type Past = Option<(Fork, Timeline)>;
+
+type Made = (Arc<StreamSource>, Hub);
 
 impl House {
-    /// Makes one session. Those that leave another one at the same block, one after the other, get one and the same past.
-    pub(super) fn make(
-        &self,
-        id: &str,
-        wanted: &Wanted,
-        past: &mut Past,
-    ) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
+    /// Makes sessions, all or none. Those that leave another one at the same block get one and the same past, that of the first.
+    pub(super) fn make_all(&self, wanted: &[(String, Wanted)]) -> anyhow::Result<Vec<Made>> {
+        let Some(((id, first), others)) = wanted.split_first() else { return Ok(Vec::new()) };
+        let mut past = None;
+        let first = self.make(id, first, &mut past)?;
+        // Side by side: each waits for the engine more than once, and the engine may be making a block.
+        let others = std::thread::scope(|scope| {
+            let begin = |(id, wanted): &'_ (String, Wanted)| {
+                let (id, wanted, mut past) = (id.clone(), wanted.clone(), past.clone());
+                scope.spawn(move || self.make(&id, &wanted, &mut past))
+            };
+            let threads: Vec<_> = others.iter().map(begin).collect();
+            let made = threads.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread that made a session panicked")))
+            });
+            // Every thread is waited for, even if an earlier one has failed.
+            made.collect::<Vec<_>>()
+        });
+        std::iter::once(Ok(first)).chain(others).collect()
+    }
+
+    fn make(&self, id: &str, wanted: &Wanted, past: &mut Past) -> anyhow::Result<Made> {
         check_steps(wanted.steps, &self.info).map_err(|message| refuse("bad_input", message))?;
         let made = match &wanted.fork {
             None => self.anew(id, wanted)?,
@@ -30,7 +49,7 @@ impl House {
         Ok(made)
     }
 
-    fn anew(&self, id: &str, wanted: &Wanted) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
+    fn anew(&self, id: &str, wanted: &Wanted) -> anyhow::Result<Made> {
         let mut config = self.config.clone();
         // The id is random, and a number of this size is the same in a browser.
         let seed = u64::from_str_radix(id, 16).unwrap_or_default() >> 32;
@@ -42,13 +61,7 @@ impl House {
         self.begin(id, &config, Beginning::New, !wanted.ephemeral)
     }
 
-    fn fork(
-        &self,
-        id: &str,
-        wanted: &Wanted,
-        fork: &Fork,
-        past: &mut Past,
-    ) -> anyhow::Result<(Arc<StreamSource>, Hub)> {
+    fn fork(&self, id: &str, wanted: &Wanted, fork: &Fork, past: &mut Past) -> anyhow::Result<Made> {
         let beginning = match past {
             Some((same, past)) if same == fork => Beginning::Same(Box::new(past.clone())),
             _ => {

@@ -107,7 +107,7 @@ impl Client {
         if version != u32::from(VERSION) {
             return Err(Error::Version { expected: VERSION.into(), got: version });
         }
-        (client.info, client.state) = (info, state);
+        (client.info, client.state) = (*info, *state);
         client.request(Request::Hello { version: VERSION.into(), kind }).await?;
         Ok(client)
     }

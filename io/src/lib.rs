@@ -39,5 +39,5 @@ pub use readiness::Readiness;
 pub use routes::{Route, routes};
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;
-pub use source::{Control, Fork, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
+pub use source::{Control, Fork, Opened, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
 pub use tls::Tls;

@@ -224,9 +224,9 @@ pub enum ServerMessage {
         /// [`VERSION`].
         version: u32,
         /// What is streamed.
-        info: WorldInfo,
+        info: Box<WorldInfo>,
         /// Where it stands.
-        state: State,
+        state: Box<State>,
         /// Largest clip that `POST /api/clip` takes, in bytes.
         upload_bytes: u64,
     },

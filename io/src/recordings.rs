@@ -85,7 +85,7 @@ fn failed() -> Rejection {
     Rejection::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the recordings could not be read")
 }
 
-/// Names of films, in order.
+/// Names of films.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -93,7 +93,6 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
         let name = name.to_str().and_then(|name| name.strip_suffix(".mp4"));
         names.extend(name.filter(|name| is_ours(name)).map(str::to_owned));
     }
-    names.sort_by_key(|name| number(name));
     Ok(names)
 }
 
@@ -109,14 +108,20 @@ fn number(name: &str) -> (String, u32) {
 }
 
 fn listed(folder: &Path, open: &[(Recording, u64)]) -> io::Result<Vec<Recorded>> {
-    let listed = names(folder)?.into_iter().filter_map(|name| {
-        // It may have been removed since.
-        let bytes = fs::metadata(folder.join(format!("{name}.mp4"))).ok()?.len();
+    let mut names = names(folder)?;
+    let unwritten = open.iter().map(|(recording, _)| &recording.name).filter(|name| !names.contains(name));
+    names.extend(unwritten.cloned().collect::<Vec<_>>());
+    names.sort_by_key(|name| number(name));
+    let listed = names.into_iter().filter_map(|name| {
+        let bytes = fs::metadata(folder.join(format!("{name}.mp4"))).map(|file| file.len());
         let session = number(&name).0;
         if let Some((recording, next)) = open.iter().find(|(recording, _)| recording.name == name) {
             let blocks = Some([recording.since, *next]);
+            let bytes = bytes.unwrap_or_default();
             return Some(Recorded { name, session, blocks, bytes, open: true, error: None });
         }
+        // It may have been removed since.
+        let bytes = bytes.ok()?;
         let sidecar = fs::read(folder.join(format!("{name}.json"))).ok();
         let sidecar: Option<Sidecar> = sidecar.and_then(|text| serde_json::from_slice(&text).ok());
         let (blocks, error) = sidecar.map_or((None, None), |found| (Some(found.blocks), found.error));

@@ -94,8 +94,8 @@ async fn watch_stream(
     let mut state = app.hub.state();
     let hello = ServerMessage::Hello {
         version: VERSION.into(),
-        info: info.clone(),
-        state: state.borrow_and_update().clone(),
+        info: Box::new(info.clone()),
+        state: Box::new(state.borrow_and_update().clone()),
         upload_bytes: app.config.upload_bytes as u64,
     };
     let (answers, outbox) = mpsc::channel(ANSWERS);

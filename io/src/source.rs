@@ -56,6 +56,9 @@ fn unsupported() -> Refusal {
     Refusal::new("unsupported", "this world cannot do that")
 }
 
+/// A session that has begun, and where it publishes.
+pub type Opened = (Arc<dyn WorldSource>, Hub);
+
 /// A world that runs several sessions at once.
 pub trait Sessions: Send + Sync + 'static {
     /// Begins several sessions under ids of the server's, all or none. Forks of one session leave the same past, whatever
@@ -63,7 +66,7 @@ pub trait Sessions: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why there is none.
-    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal>;
+    fn open_all(&self, wanted: &[(String, Wanted)]) -> Result<Vec<Opened>, Refusal>;
 
     /// A session was ended for good; its source is dropped.
     fn ended(&self, id: &str);

@@ -80,6 +80,14 @@ fn recorded_bad_packets_are_errors() {
 }
 
 #[test]
+fn the_documented_frames_are_recorded_ones() {
+    let document = include_str!("../../docs/protocol.md");
+    let written: String = document.split_whitespace().collect();
+    let case = &recorded("injects")[0];
+    assert!(written.contains(&format!("{}└─ver,frames", case["hex"].as_str().unwrap())), "{case}");
+}
+
+#[test]
 fn recorded_text_reads_and_writes_to_the_same_json() {
     for case in recorded("client") {
         let message: ClientMessage = serde_json::from_value(case.clone()).unwrap();

@@ -63,7 +63,8 @@ impl Timeline {
     pub fn new(world: &World, settings: Settings, label: i64) -> Result<Self> {
         check_label(world, label)?;
         let session = Session::new(world, settings)?;
-        let start = Entry::Start { version: log::VERSION, stamp: Stamp::of(world), settings, label };
+        let stamp = Box::new(Stamp::of(world));
+        let start = Entry::Start { version: log::VERSION, stamp, settings, label };
         let anchors = VecDeque::from([session.clone()]);
         let (paused, kept, log) = (false, VecDeque::new(), Log::from_iter([start]));
         Ok(Self { session, label, paused, kept, anchors, log })
@@ -172,7 +173,7 @@ impl Timeline {
         if let Some(latents) = inject {
             self.log.push(Entry::Inject { block: index, latents: Latents::new(&latents) });
         }
-        self.log.push(Entry::Block { block: index, hash: hash.to_hex().to_string(), row });
+        self.log.push(Entry::Block { block: index, hash, row });
         self.keep(label, row);
     }
 

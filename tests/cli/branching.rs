@@ -23,7 +23,7 @@ fn viewers(address: &str, session: &str) -> u64 {
 
 #[tokio::test]
 async fn the_future_that_changes_nothing_is_what_the_session_goes_on_to() {
-    let folder = Folder::with_world();
+    let folder = Folder::with_lively_world();
     let (server, address) = serve(&folder, &["--dtype", "f32", "--seed", "3"]);
     let url = |session: &str| format!("ws://{address}/ws/{session}");
     let mut main = Client::connect(&url("main"), Kind::Jpeg).await.unwrap();

@@ -54,6 +54,20 @@ impl Folder {
         folder
     }
 
+    /// A folder with a tiny video world in `world/` that heeds labels, frames and numbers' formats. Others are as before
+    /// training, when a network says nothing at all.
+    pub(crate) fn with_lively_world() -> Self {
+        let folder = Self::empty();
+        write_world_from(&folder.path("world"), &video(), &["still", "left", "right"], |parameters| {
+            tch::manual_seed(2);
+            for parameter in parameters.trainable_variables() {
+                let noise = parameter.randn_like() * 0.2;
+                tch::no_grad(|| parameter.shallow_clone().copy_(&(&parameter + noise)));
+            }
+        });
+        folder
+    }
+
     /// A folder with a world that makes pictures of four blocks in `world/`.
     pub(crate) fn with_picture_world() -> Self {
         let folder = Self::empty();
@@ -129,6 +143,11 @@ fn video() -> Config {
 }
 
 fn write_world(folder: &Path, config: &Config, labels: &[&str]) {
+    write_world_from(folder, config, labels, |_| {});
+}
+
+/// `change` has the parameters before they are written.
+fn write_world_from(folder: &Path, config: &Config, labels: &[&str], change: impl FnOnce(&nn::VarStore)) {
     let vae = folder.join("vae");
     let vs = nn::VarStore::new(Device::Cpu);
     let narrow = tiny::Config {
@@ -144,6 +163,7 @@ fn write_world(folder: &Path, config: &Config, labels: &[&str]) {
 
     let vs = nn::VarStore::new(Device::Cpu);
     Acdit::new(&vs.root(), config, Kind::Float).unwrap();
+    change(&vs);
     let meta = WorldMeta {
         name: "tiny".into(),
         labels: labels.iter().map(|&name| Label { name: name.into(), key: None }).collect(),

@@ -48,7 +48,7 @@ fn get(address: &str, path: &str) -> Value {
 
 #[tokio::test]
 async fn a_film_holds_what_was_shown_and_its_log_computes_it_again() {
-    let folder = Folder::with_world();
+    let folder = Folder::with_lively_world();
     let flags = ["--recordings", "films", "--dtype", "f32", "--seed", "5"];
     let (server, address) = serve(&folder, &flags);
     let url = format!("ws://{address}/ws");

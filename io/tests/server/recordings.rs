@@ -41,6 +41,12 @@ async fn films_are_listed_and_handed_out_under_their_own_names_only() {
     expected[1]["error"] = json!("the disk is full");
     assert_eq!((listed.status, listed.json()), (200, json!(expected)));
 
+    let recording = Some(Recording { name: "main-11".into(), since: 3 });
+    served.hub.announce(State { block: 3, recording, ..State::default() });
+    let listed = get(&served, "/api/recordings", "").await.json();
+    let begun = json!({ "name": "main-11", "session": "main", "blocks": [3, 3], "bytes": 0, "open": true });
+    assert_eq!(listed[4], begun, "nothing is written yet");
+
     let film = get(&served, "/api/recordings/main-10.mp4", "").await;
     assert_eq!((film.status, film.body.as_str()), (200, "0123456789"));
     assert!(film.head.contains("content-type: video/mp4") && film.head.contains("nosniff"), "{}", film.head);

@@ -7,8 +7,8 @@ use std::{
 };
 
 use acdit_io::{
-    Client, Control, Error, Event, Hub, Kind, MAIN, Refusal, Reply, Request, ServerConfig, ServerMessage,
-    Session, Sessions, Wanted, WorldInfo, WorldSource, serve_sessions,
+    Client, Control, Error, Event, Hub, Kind, MAIN, Opened, Refusal, Reply, Request, ServerConfig,
+    ServerMessage, Session, Sessions, Wanted, WorldInfo, WorldSource, serve_sessions,
 };
 use serde_json::Value;
 use tokio::{
@@ -68,7 +68,7 @@ impl Drop for Guest {
 }
 
 impl Sessions for Maker {
-    fn open_all(&self, all: &[(String, Wanted)]) -> Result<Vec<(Arc<dyn WorldSource>, Hub)>, Refusal> {
+    fn open_all(&self, all: &[(String, Wanted)]) -> Result<Vec<Opened>, Refusal> {
         let open = |(id, wanted): &(String, Wanted)| {
             if wanted.steps == Some(0) {
                 return Err(Refusal::new("bad_input", "no steps"));

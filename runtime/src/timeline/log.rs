@@ -25,9 +25,9 @@ pub enum Entry {
     Start {
         /// Of the format.
         version: u32,
-        /// Where it was computed.
+        /// Where it was computed. Apart, since all other entries are small, and there are many.
         #[serde(flatten)]
-        stamp: Stamp,
+        stamp: Box<Stamp>,
         /// What the session began with.
         settings: Settings,
         /// Its first label.
@@ -65,8 +65,9 @@ pub enum Entry {
     Block {
         /// Its index.
         block: u64,
-        /// [`Block::hash`](crate::Block::hash), in hexadecimal.
-        hash: String,
+        /// [`Block::hash`](crate::Block::hash); in JSON in hexadecimal.
+        #[serde(with = "hexadecimal")]
+        hash: blake3::Hash,
         /// In which row of which batch.
         #[serde(flatten)]
         row: Row,
@@ -154,6 +155,21 @@ impl Latents {
     /// A copy on the CPU.
     pub fn tensor(&self) -> Tensor {
         Tensor::from_slice(&self.values).view(self.shape.as_slice())
+    }
+}
+
+/// A hash in JSON.
+mod hexadecimal {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(hash: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hash.to_hex())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        blake3::Hash::from_hex(&text).map_err(|error| D::Error::custom(format!("hash {text:?}: {error}")))
     }
 }
 

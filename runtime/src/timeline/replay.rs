@@ -14,26 +14,22 @@ pub struct Again<'a> {
     pub block: &'a Block,
     /// Its index by the log.
     pub index: u64,
-    /// Its hash by the log, in hexadecimal.
-    pub expected: &'a str,
+    /// Its hash by the log.
+    pub expected: blake3::Hash,
 }
 
 impl Again<'_> {
-    /// The hash as it came out, in hexadecimal.
-    pub fn got(&self) -> String {
-        self.block.hash.to_hex().to_string()
-    }
-
     /// Whether it is the block of the log, to its last bit.
     ///
     /// # Errors
     /// [`Error::Replay`] if it is not.
     pub fn check(&self) -> Result<()> {
-        let got = self.got();
-        if (self.block.index, got.as_str()) == (self.index, self.expected) {
+        let got = self.block.hash;
+        if (self.block.index, got) == (self.index, self.expected) {
             return Ok(());
         }
-        Err(Error::Replay { block: self.index, expected: self.expected.to_owned(), got })
+        let text = |hash: blake3::Hash| hash.to_hex().to_string();
+        Err(Error::Replay { block: self.index, expected: text(self.expected), got: text(got) })
     }
 }
 
@@ -46,7 +42,7 @@ impl Timeline {
     pub fn replay(world: &World, entries: &[Entry]) -> Result<Self> {
         if let Some(Entry::Start { stamp, .. }) = entries.first() {
             let here = Stamp::of(world);
-            if *stamp != here {
+            if **stamp != here {
                 return Err(Error::Input(format!("a log from {stamp:?}: this is {here:?}")));
             }
         }
@@ -96,7 +92,7 @@ impl Timeline {
                 Entry::Inject { latents, .. } => inject = Some(latents.tensor()),
                 Entry::Block { block: index, hash, row } => {
                     let block = self.step(world, inject.take(), *row)?;
-                    each(&Again { line, turn, block: &block, index: *index, expected: hash })?;
+                    each(&Again { line, turn, block: &block, index: *index, expected: *hash })?;
                 }
                 Entry::Rewind { block } => self.rewind(world, *block)?,
                 Entry::Fork { block } => *self = self.fork(world, *block)?,
