@@ -21,7 +21,8 @@ use crate::world::{self, Loaded};
 /// Compute a recording or a session's log again, and compare every block with what it was
 ///
 /// Blocks are equal to the last bit on the same kind of device, with the same number format and libtorch; there the first
-/// block that differs ends it with status 1. Elsewhere the pictures are compared with the film's.
+/// block that differs ends it with status 1. Elsewhere small differences grow from block to block, and the pictures are
+/// compared with the film's.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -35,7 +36,7 @@ pub(crate) struct Replay {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Mean peak signal-to-noise ratio, in decibels, from which pictures count as the film's where bits cannot be compared
-    #[arg(long, value_name = "DB", default_value_t = 25.0)]
+    #[arg(long, value_name = "DB", default_value_t = 18.0)]
     min_psnr: f64,
     /// A weights folder [default: the shipped weights/gravity]
     #[arg(long, value_name = "DIR")]
