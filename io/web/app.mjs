@@ -2,7 +2,7 @@
 
 import { beginSession } from "/api.mjs";
 import { Charts } from "/charts.mjs";
-import { element, labelColour, write } from "/dom.mjs";
+import { element, labelColour, labelName, write } from "/dom.mjs";
 import { Futures } from "/futures.mjs";
 import { Glass } from "/glass.mjs";
 import { History } from "/history.mjs";
@@ -119,7 +119,7 @@ const futures = new Futures({
 
 /** Everything that is usable only while connected, and everything that follows the server's state. */
 const usable = [steer, playback, sampling, moments, timeline, inject, recordings];
-const followers = [steer, playback, sampling, moments, timeline, inject, recordings, charts, glass, futures, pulse];
+const followers = [steer, playback, sampling, moments, timeline, inject, recordings, charts, glass, pulse];
 
 function hello({ info, state, upload_bytes }, kind) {
   if (branch) timeline.branch(branch);
@@ -151,7 +151,7 @@ function drawn(header) {
   stats.drawn++;
   stats.header = header;
   const real = header.injected && !header.generated;
-  write("label", real ? "real frames" : (stream.info.labels[header.label]?.name ?? `label ${header.label}`));
+  write("label", real ? "real frames" : labelName(stream.info.labels, header.label));
   element("showing").style.setProperty("--colour", labelColour(header.label));
   element("showing").classList.toggle("real", header.injected);
   write("block", header.block);

@@ -24,6 +24,11 @@ export function labelColour(index) {
   return `oklch(0.7 0.14 ${(40 + index * 137.508) % 360})`;
 }
 
+/** A label's name. Streams begin without one, which has the index after the last. */
+export function labelName(labels, index) {
+  return labels[index]?.name ?? "no label";
+}
+
 /** A child in the colour of a label. */
 export function swatch(index) {
   const dot = make("span", { className: "swatch" });

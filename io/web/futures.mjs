@@ -4,7 +4,7 @@
 // in are ended when the grid closes, and end by themselves if this page just disappears.
 
 import { endSession } from "/api.mjs";
-import { element, make, swatch, write } from "/dom.mjs";
+import { element, labelColour, labelName, make, swatch, write } from "/dom.mjs";
 import { History } from "/history.mjs";
 import { socketOf } from "/place.mjs";
 import { Stream } from "/stream.mjs";
@@ -20,7 +20,6 @@ export class Futures {
   #on;
   #dialog = element("futures");
   #labels = [];
-  #label = 0;
   #block = 0;
   #open = [];
   /** Counts grids, so that an answer for one that was closed is not shown in the next. */
@@ -57,10 +56,6 @@ export class Futures {
     if (first.disabled) second.checked = true;
   }
 
-  follow({ label }) {
-    this.#label = label;
-  }
-
   /** Opens the grid for a block. */
   show(block) {
     this.#block = block;
@@ -95,7 +90,7 @@ export class Futures {
     if (this.#byLabel) return this.#checked.map((label) => ({ label }));
     const seeds = new Set();
     while (seeds.size < element("futures-count").valueAsNumber) seeds.add(Math.floor(Math.random() * SEEDS));
-    return [...seeds].map((seed) => ({ label: this.#label, seed }));
+    return [...seeds].map((seed) => ({ seed }));
   }
 
   #show() {
@@ -106,7 +101,6 @@ export class Futures {
     write("futures-count-text", element("futures-count").value);
     const slider = element("futures-count");
     slider.style.setProperty("--at", (slider.value - slider.min) / (slider.max - slider.min));
-    write("futures-seeds-text", `All go on with ${this.#labels[this.#label]?.name ?? "this label"}`);
     element("futures-begin").disabled = wanted < FEWEST || wanted > MOST;
     write("futures-begin", wanted < FEWEST || wanted > MOST ? `Choose ${FEWEST} to ${MOST}` : `Show ${wanted} futures`);
   }
@@ -181,13 +175,12 @@ class Future {
 
   constructor({ id, label, seed }, labels, kind, choose) {
     this.id = id;
-    const name = labels[label]?.name ?? `label ${label}`;
-    const full = seed === undefined ? name : `${name}, seed ${seed}`;
+    const words = seed === undefined ? labelName(labels, label) : `seed ${seed}`;
     const canvas = make("canvas", { "aria-hidden": "true" });
-    const words = seed === undefined ? name : `seed ${seed}`;
-    const title = make("span", { className: "future-name" }, swatch(label), words);
+    const dot = swatch(label ?? labels.length);
+    const title = make("span", { className: "future-name" }, dot, words);
     this.button = make("button", { type: "button", className: "future", onclick: choose }, canvas, title);
-    this.button.setAttribute("aria-label", `Go on with ${full}`);
+    this.button.setAttribute("aria-label", `Go on with ${words}`);
     this.item = make("li", {}, this.button, this.#status);
     const say = (text, state) => {
       write(this.#status, text);
@@ -196,6 +189,7 @@ class Future {
     this.#stream = new Stream(canvas, {
       drawn: (header) => {
         this.seen.note(header);
+        dot.style.setProperty("--colour", labelColour(header.label));
         say("", "live");
       },
       passed: (header) => this.seen.note(header),

@@ -1,7 +1,7 @@
 // The list of sessions: look at one, begin one (waiting in line if need be), end one.
 
 import { Refused, beginSession, call, endSession, listSessions, sessionPath } from "/api.mjs";
-import { count, element, labelColour, make, write } from "/dom.mjs";
+import { count, element, labelColour, labelName, make, write } from "/dom.mjs";
 import { MAIN, go, here, lead, onPlace, pageOf } from "/place.mjs";
 import { Receipt } from "/receipt.mjs";
 
@@ -81,7 +81,7 @@ export class SessionList {
   }
 
   #fill(row, { session: id, private: alone, unattended, ephemeral, viewers, state }) {
-    const words = [this.#labels[state.label]?.name, `block ${state.block}`, count(viewers, "viewer")];
+    const words = [labelName(this.#labels, state.label), `block ${state.block}`, count(viewers, "viewer")];
     const traits = { private: alone, unattended, "a future": ephemeral, paused: state.paused, recording: state.recording };
     words.push(...Object.keys(traits).filter((trait) => traits[trait]));
     write(row.querySelector(".about"), words.filter(Boolean).join(" · "));

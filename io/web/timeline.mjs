@@ -3,7 +3,7 @@
 // It is a slider over all blocks that a rewind reaches. A click or an arrow key chooses a block; a drag goes back to where
 // it ends. While somebody drags, the strip stands still under the finger.
 
-import { element, labelColour, make, write } from "/dom.mjs";
+import { element, labelColour, labelName, make, write } from "/dom.mjs";
 import { Thumbnails } from "/thumbnails.mjs";
 
 /** Pixels from one block to the next, the gap included. */
@@ -166,7 +166,7 @@ export class Timeline {
   #about(number) {
     const seen = this.#history.block(number);
     const words = [`block ${number}`];
-    if (seen) words.push(seen.real && !seen.generated ? "real frames" : (this.#labels[seen.label]?.name ?? `label ${seen.label}`));
+    if (seen) words.push(seen.real && !seen.generated ? "real frames" : labelName(this.#labels, seen.label));
     if (seen?.real && seen.generated) words.push("pinned frames");
     if (this.#history.seam(number)) words.push("real frames end");
     return [...words, ...this.#history.marks(number).map((mark) => WORDS[mark])].join(", ");

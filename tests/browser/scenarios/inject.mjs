@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { receipt, until } from "../harness.mjs";
 
 export default async function (stage) {
-  const page = await stage.live({ tolerate: [/status of 415/] });
+  const page = await stage.live({ tolerate: [/status of 415/, /status of 404/] });
   const inject = page.getByRole("button", { name: "Inject now" });
 
   await page.setInputFiles("#real-file", stage.files.picture);
