@@ -92,7 +92,7 @@ impl Remuxer {
     }
 
     /// Adds the newest frame once more, as a keyframe on which the next one builds. It takes no time of its own: later frames
-    /// are shown when they would be without it. Past [`PARTS`] / 2 times it is left out.
+    /// are shown when they would be without it. After some thirty times it is left out.
     ///
     /// # Errors
     /// As [`Remuxer::write`].
