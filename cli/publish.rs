@@ -15,12 +15,13 @@ mod publisher;
 use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use acdit_io::{Client, Event, Hub, Kind, WorldInfo};
+use acdit_io::{Client, Event, Hub, Request, WorldInfo};
+use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::back_off::BackOff;
 use self::publisher::{Publisher, Target};
@@ -31,6 +32,12 @@ use crate::watch::{self, Credentials, Server};
 /// Seconds from one keyframe to the next in a stream that is published: what ingests of others ask for, and what an HLS
 /// segment begins with.
 const KEYFRAME_SECONDS: f64 = 2.0;
+
+/// How long a server may send nothing before it is asked whether it is there, and then again before it counts as gone.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// All targets together are waited for so long: a name server that does not answer holds a thread without asking us.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a target's queue may hold of the stream, at least; then it drops to a keyframe.
 const MAX_LAG: Duration = Duration::from_secs(2);
@@ -82,7 +89,14 @@ pub(crate) struct Targets(Vec<Target>);
 
 impl Targets {
     pub(crate) fn parse(texts: &[Text]) -> anyhow::Result<Self> {
-        Ok(Self(texts.iter().map(|text| Target::parse(&text.0)).collect::<Result<_, _>>()?))
+        let target = |text: &Text| {
+            // The rest of an address that had a comma in it, which would become a folder of that name.
+            if text.0.contains('=') && !text.0.contains("://") {
+                bail!("a target is neither an address nor a path: in an address, a comma is written %2C");
+            }
+            Ok(Target::parse(&text.0)?)
+        };
+        Ok(Self(texts.iter().map(target).collect::<Result<_, _>>()?))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -120,7 +134,8 @@ impl Publishers {
     /// Ends every target's stream properly, as far as that goes in a few seconds.
     pub(crate) fn end(self) -> Vec<Published> {
         self.0.iter().for_each(Publisher::ask_to_end);
-        self.0.into_iter().map(Publisher::wait).collect()
+        let deadline = Instant::now() + PATIENCE;
+        self.0.into_iter().map(|publisher| publisher.wait(deadline)).collect()
     }
 }
 
@@ -152,27 +167,42 @@ impl Publish {
 }
 
 /// Hands on what a server sends, for ever: a connection that is lost is made again.
-async fn relay(client: &mut Client, Server { url, caller }: &Server, hub: &Hub) {
+async fn relay(client: &mut Client, server: &Server, hub: &Hub) {
     let mut back_off = BackOff::default();
     loop {
-        match client.next().await {
+        match heard(client).await {
             Ok(Event::Packet(packet)) => {
                 back_off.reset();
                 hub.publish(&packet);
             }
             Ok(_) => {}
-            Err(mut error) => loop {
-                let wait = back_off.next();
-                tracing::warn!("{url}: {error}; trying again in {:.1} s", wait.as_secs_f64());
-                sleep(wait).await;
-                match Client::connect_as(caller, url, Kind::H264).await {
-                    Ok(again) => {
-                        *client = again;
-                        break;
-                    }
-                    Err(still) => error = still,
-                }
-            },
+            Err(error) => {
+                tracing::warn!("{}: {error}", server.url);
+                *client = again(server, &mut back_off).await;
+            }
+        }
+    }
+}
+
+/// What a server sends next. One that is silent is asked whether it is there: a world may be paused, a network may be gone.
+async fn heard(client: &mut Client) -> Result<Event, acdit_io::Error> {
+    if let Ok(event) = timeout(SILENCE, client.next()).await {
+        return event;
+    }
+    client.request(Request::Ping).await?;
+    let gone = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the server is silent");
+    timeout(SILENCE, client.next()).await.map_err(|_| gone())?
+}
+
+/// Connects again, however long that takes.
+async fn again(server: &Server, back_off: &mut BackOff) -> Client {
+    loop {
+        let wait = back_off.next();
+        tracing::info!("{}: trying again in {:.1} s", server.url, wait.as_secs_f64());
+        sleep(wait).await;
+        match watch::connect(server).await {
+            Ok(client) => return client,
+            Err(error) => tracing::warn!("{error:#}"),
         }
     }
 }

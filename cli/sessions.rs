@@ -198,8 +198,12 @@ impl House {
         live.values().filter_map(Weak::upgrade).collect()
     }
 
+    /// Holds one at a time: a session that ends meanwhile gives its place in the engine back at once.
     fn each(&self, save: impl Fn(&StreamSource) -> acdit_runtime::Result<()>) {
-        for source in self.sources() {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let sources: Vec<_> = live.values().cloned().collect();
+        drop(live);
+        for source in sources.iter().filter_map(Weak::upgrade) {
             if let Err(error) = save(&source) {
                 tracing::error!("a session is not saved: {error}");
             }

@@ -25,9 +25,6 @@ const GOOD: Duration = Duration::from_secs(10);
 /// What a target has left to take the end of the stream; then its connection is cut.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The thread is waited for so long: a name server that does not answer holds it without asking us.
-const WAIT: Duration = Duration::from_secs(3);
-
 type Ask = Box<dyn Fn() + Send>;
 
 /// A target's thread.
@@ -66,8 +63,9 @@ impl Publisher {
         self.end.notify_one();
     }
 
-    pub(super) fn wait(self) -> Published {
-        self.done.recv_timeout(WAIT).unwrap_or_else(|_| {
+    /// What became of it, once it has ended or at `deadline`.
+    pub(super) fn wait(self, deadline: Instant) -> Published {
+        self.done.recv_timeout(deadline.saturating_duration_since(Instant::now())).unwrap_or_else(|_| {
             tracing::warn!("{}: did not end in time", self.target);
             Published { target: self.target, ..Published::default() }
         })

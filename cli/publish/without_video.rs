@@ -31,7 +31,7 @@ impl Publisher {
         match *self {}
     }
 
-    pub(super) fn wait(self) -> Published {
+    pub(super) fn wait(self, _deadline: std::time::Instant) -> Published {
         match self {}
     }
 }

@@ -292,10 +292,11 @@ impl Timeline {
     }
 
     /// Latents (F, C, h, w) of the newest block, on the CPU, if the session still sees it.
-    pub(crate) fn newest(&self, world: &World) -> Option<Tensor> {
+    pub(crate) fn newest(&self, world: &World) -> Option<(Tensor, i64)> {
         let tokens = self.session.window().blocks().last()?;
         let latents = world.patcher.latents(tokens).to_device(tch::Device::Cpu).to_kind(tch::Kind::Float);
-        Some(latents.get(0).contiguous())
+        let label = self.kept.back().map_or(self.label, |kept| kept.label);
+        Some((latents.get(0).contiguous(), label))
     }
 
     fn set_label_unchecked(&mut self, label: i64) {

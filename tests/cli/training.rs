@@ -124,7 +124,7 @@ fn an_interrupt_saves_first() {
     );
 }
 
-/// Five times, or as often as `ACDIT_SOAK_KILLS` says (`make soak`).
+/// Five times, or as often as `ACDIT_SOAK_KILLS` says (`make soak-training`).
 #[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let kills =

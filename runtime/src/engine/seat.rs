@@ -212,12 +212,12 @@ impl Seat {
     /// The last frame before the next block, if there is one. The block then begins with a keyframe, so that it does not
     /// depend on this picture.
     fn last_picture(&mut self, world: &World) -> Option<Job> {
-        let latents = self.timeline.newest(world)?;
+        let (latents, label) = self.timeline.newest(world)?;
         let frames = latents.size()[0];
         let place = Place {
             generation: self.state.generation,
             block: self.timeline.index() - 1,
-            label: self.timeline.label(),
+            label,
             first_frame: self.next_frame,
             injected: 0,
             keyframe: true,

@@ -334,7 +334,7 @@ fn snapshots_that_are_not_whole_are_refused() {
 
 #[test]
 fn an_hour_of_a_log_takes_little() {
-    // 7,200 blocks an hour where one plays for half a second; docs/reliability.md has the sum
+    // 14,400 blocks an hour of the shipped world; docs/reliability.md has the sum
     assert!(size_of::<Entry>() <= 80, "{} bytes", size_of::<Entry>());
 }
 
