@@ -96,6 +96,8 @@ fn serve_takes_only_a_free_port_of_this_machine() {
     );
     refused(&folder, &["serve", "--weights", "world", "--host", "0.0.0.0"], "without a token");
     refused(&folder, &["serve", "--weights", "world", "--port", "99999"], "99999");
+    let comma = "srt://127.0.0.1:9?streamid=r=live,m=publish";
+    refused(&folder, &["serve", "--weights", "world", "--port", "0", "--publish", comma], "%2C");
 }
 
 #[test]
