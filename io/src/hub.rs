@@ -285,6 +285,10 @@ impl Seat {
         let mut dropped = 0;
         if queue.is_full_for(&entry, max_lag) {
             dropped += queue.drop_to_keyframe();
+            // What that has left may be too much beside a packet of the largest size.
+            if queue.bytes + entry.message.len() > QUEUE_BYTES {
+                dropped += queue.drop_to_keyframe();
+            }
         }
         if queue.broken && !entry.keyframe {
             dropped += queue.miss();

@@ -13,7 +13,9 @@ export default async function (stage) {
   await until(late, "a second page joins the same stream", () => __acdit.drawn > 4);
   await late.close();
 
-  const plain = await stage.live({ prepare: (page) => page.addInitScript(() => delete globalThis.VideoDecoder) });
+  const plain = await stage.live({ prepare: (page) => page.addInitScript(() => {
+    for (const name of ["VideoDecoder", "MediaSource", "ManagedMediaSource"]) delete globalThis[name];
+  }) });
   await until(plain, "without WebCodecs it plays as JPEG", () => __acdit.kind === "jpeg");
   await distinctPictures(plain, 8);
   await plain.close();

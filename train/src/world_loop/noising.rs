@@ -233,7 +233,8 @@ mod tests {
         let [drawn, redrawn] = known.timesteps(&schedule).unwrap();
         assert_eq!(drawn, schedule.timesteps(4).unwrap());
         assert_eq!(redrawn, drawn[1..]);
-        let latents = Tensor::zeros([8, 6, 4, 4, 32, 32], (Kind::Float, Device::Cpu));
+        let [frames, c, h, w] = all.model.block_shape();
+        let latents = Tensor::zeros([8, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
         let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
         let group = Group::alone();
         let distinct = |recipe: &Recipe| {
