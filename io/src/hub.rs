@@ -196,15 +196,19 @@ impl Hub {
 
     /// Tells every viewer where the world stands. A slow viewer sees only the newest.
     pub fn announce(&self, state: State) {
-        if let Some(metrics) = self.0.metrics.get() {
-            metrics.moved(&self.0.state.borrow(), &state);
-        }
-        self.0.state.send_replace(state);
+        self.amend(|announced| *announced = state);
     }
 
     /// Tells every viewer of a change to what was announced last.
     pub fn amend(&self, change: impl FnOnce(&mut State)) {
-        self.0.state.send_modify(change);
+        self.0.state.send_modify(|state| match self.0.metrics.get() {
+            None => change(state),
+            Some(metrics) => {
+                let before = state.clone();
+                change(state);
+                metrics.moved(&before, state);
+            }
+        });
     }
 
     /// Totals so far.
