@@ -182,6 +182,20 @@ async fn names_that_a_proxy_serves_are_let_in_and_no_others() {
         let answer = ask(&served, "POST", "/api/ticket", &headers.map(String::as_str)).await;
         assert_eq!(answer.status, status, "{origin} over {proto}");
     }
+    // A number is ours if it is the one that was asked: the server's port on another machine is another site.
+    for (host, origin, status) in [
+        (format!("10.1.2.3:{port}"), format!("http://10.1.2.3:{port}"), 201),
+        (format!("[fe80::1]:{port}"), format!("http://[FE80::1]:{port}"), 201),
+        (format!("10.1.2.3:{port}"), format!("http://localhost:{port}"), 201),
+        (format!("10.1.2.3:{port}"), format!("http://10.1.2.4:{port}"), 403),
+        (format!("127.0.0.1:{port}"), format!("http://10.1.2.3:{port}"), 403),
+        ("world.example".to_owned(), format!("http://10.1.2.3:{port}"), 403),
+        (format!("10.1.2.3:{port}"), "http://10.1.2.3:1".to_owned(), 403),
+    ] {
+        let headers = [&format!("Host: {host}"), &format!("Origin: {origin}"), &bearer];
+        let answer = ask(&served, "POST", "/api/ticket", &headers.map(String::as_str)).await;
+        assert_eq!(answer.status, status, "{origin} at {host}");
+    }
     let encrypted = ["X-Forwarded-Proto: https", &bearer];
     let signed_in = ask(&served, "POST", "/api/signin", &encrypted).await;
     assert!(header(&signed_in, "set-cookie").ends_with("; secure"), "{}", signed_in.head);
