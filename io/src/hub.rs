@@ -227,12 +227,13 @@ impl Hub {
     }
 
     /// Takes a seat. The stream starts at the newest keyframe if what followed it is still known, and if the kind was
-    /// not left behind while nobody wanted it.
+    /// not left behind while nobody wanted it, or by a restart that was announced since.
     pub fn join(&self, kind: Kind) -> Viewer {
+        let announced = self.0.state.borrow().generation;
         let mut lanes = self.lanes();
-        let newest = lanes.newest;
+        let newest = lanes.newest.filter(|(generation, _)| *generation >= announced);
         let lane = lanes.lane(kind);
-        let current = lane.backlog.as_ref().filter(|_| lane.newest == newest);
+        let current = lane.backlog.as_ref().filter(|_| newest.is_some() && lane.newest == newest);
         let backlog = VecDeque::from(current.cloned().unwrap_or_default());
         let started = !backlog.is_empty();
         let queue = Mutex::new(Queue { broken: !started, started, ..Queue::default() });
