@@ -288,7 +288,8 @@ impl Seat {
     fn offer(&self, mut entry: Entry, max_lag: u64) -> u64 {
         let mut queue = self.queue();
         let mut dropped = 0;
-        if queue.is_full_for(&entry, max_lag) {
+        // A second time, if what follows the newest keyframe is too much by itself.
+        while queue.is_full_for(&entry, max_lag) {
             dropped += queue.drop_to_keyframe();
         }
         if queue.broken && !entry.keyframe {

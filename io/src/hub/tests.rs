@@ -100,6 +100,21 @@ fn a_full_queue_keeps_what_follows_its_newest_keyframe() {
 }
 
 #[test]
+fn a_queue_whose_newest_keyframe_leaves_no_room_drops_everything() {
+    let hub = hub();
+    let mut viewer = hub.join(Kind::H264);
+    for (frame, thirds) in [(0, 0), (1, 3), (2, 1), (3, 2)] {
+        let header = Header { pts: 0, ..header(0, frame, frame < 2) };
+        let payload = vec![0; thirds * (MAX_PACKET - crate::HEADER_LEN) / 3];
+        hub.publish(&Packet { header, payload: payload.into() });
+    }
+    assert_eq!(viewer.seat.queue().bytes, 0);
+    assert_eq!(poll(&mut viewer), Some(Delivery::NeedsKeyframe));
+    hub.publish(&packet(0, 4, true));
+    assert_eq!(poll(&mut viewer), Some(Delivery::Gap(4)));
+}
+
+#[test]
 fn kinds_do_not_mix_and_leaving_lowers_demand() {
     let hub = hub();
     let demand = hub.demand();
