@@ -13,7 +13,7 @@ pub(super) async fn begin(app: App, wanted: Wanted, clip: Clip) -> Result<String
     let Clip { bytes, turn } = clip;
     tasks.spawn(async move {
         let id = match app.rooms.open(wanted).await {
-            Ok(id) => id,
+            Ok(session) => session.claim(),
             Err(refusal) => {
                 let _ = answer.send(Err(rejected(refusal)));
                 return;
