@@ -103,7 +103,7 @@ pub(crate) struct ExposureArgs {
     /// Viewers from one address; this machine may have any number
     #[arg(long, value_name = "N", default_value_t = 32)]
     max_viewers_per_address: u16,
-    /// Open connections, viewers included
+    /// Open connections; viewers are counted by --max-viewers
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_connections: u16,
     /// Open connections from one address; this machine and trusted proxies may have any number

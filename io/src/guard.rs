@@ -160,26 +160,27 @@ impl Names {
 
     pub(crate) fn host(&self, headers: &HeaderMap) -> bool {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        host.is_some_and(|host| self.is_own(host) || among(&self.given, host))
+        host.is_some_and(|host| among(&self.own, host) || self.is_number(host) || among(&self.given, host))
     }
 
-    fn is_own(&self, authority: &str) -> bool {
-        let number = || {
-            let port = self.numbers?;
+    fn is_number(&self, authority: &str) -> bool {
+        self.numbers.is_some_and(|port| {
             let bare =
                 matches!(port, 80 | 443) && authority.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-            Some(bare || authority.parse::<SocketAddr>().is_ok_and(|number| number.port() == port))
-        };
-        among(&self.own, authority) || number().unwrap_or(false)
+            bare || authority.parse::<SocketAddr>().is_ok_and(|number| number.port() == port)
+        })
     }
 
     pub(crate) fn origin(&self, headers: &HeaderMap, peer: Peer) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else { return true };
         let Ok(origin) = origin.to_str() else { return false };
         let scheme = if peer.secure { "https" } else { "http" };
+        // Any number may be ours: the one that was asked is.
+        let asked = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let is_asked = |authority: &str| asked.is_some_and(|host| host.eq_ignore_ascii_case(authority));
         let ours = origin.split_once("://").is_some_and(|(of, authority)| {
-            (of == scheme && self.is_own(authority))
-                || (matches!(of, "http" | "https") && among(&self.given, authority))
+            let own = among(&self.own, authority) || (self.is_number(authority) && is_asked(authority));
+            (of == scheme && own) || (matches!(of, "http" | "https") && among(&self.given, authority))
         });
         ours || among(&self.origins, origin)
     }

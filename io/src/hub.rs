@@ -196,15 +196,19 @@ impl Hub {
 
     /// Tells every viewer where the world stands. A slow viewer sees only the newest.
     pub fn announce(&self, state: State) {
-        if let Some(metrics) = self.0.metrics.get() {
-            metrics.moved(&self.0.state.borrow(), &state);
-        }
-        self.0.state.send_replace(state);
+        self.amend(|announced| *announced = state);
     }
 
     /// Tells every viewer of a change to what was announced last.
     pub fn amend(&self, change: impl FnOnce(&mut State)) {
-        self.0.state.send_modify(change);
+        self.0.state.send_modify(|state| match self.0.metrics.get() {
+            None => change(state),
+            Some(metrics) => {
+                let before = state.clone();
+                change(state);
+                metrics.moved(&before, state);
+            }
+        });
     }
 
     /// Totals so far.
@@ -223,12 +227,13 @@ impl Hub {
     }
 
     /// Takes a seat. The stream starts at the newest keyframe if what followed it is still known, and if the kind was
-    /// not left behind while nobody wanted it.
+    /// not left behind while nobody wanted it, or by a restart that was announced since.
     pub fn join(&self, kind: Kind) -> Viewer {
+        let announced = self.0.state.borrow().generation;
         let mut lanes = self.lanes();
-        let newest = lanes.newest;
+        let newest = lanes.newest.filter(|(generation, _)| *generation >= announced);
         let lane = lanes.lane(kind);
-        let current = lane.backlog.as_ref().filter(|_| lane.newest == newest);
+        let current = lane.backlog.as_ref().filter(|_| newest.is_some() && lane.newest == newest);
         let backlog = VecDeque::from(current.cloned().unwrap_or_default());
         let started = !backlog.is_empty();
         let queue = Mutex::new(Queue { broken: !started, started, ..Queue::default() });
@@ -283,7 +288,8 @@ impl Seat {
     fn offer(&self, mut entry: Entry, max_lag: u64) -> u64 {
         let mut queue = self.queue();
         let mut dropped = 0;
-        if queue.is_full_for(&entry, max_lag) {
+        // A second time, if what follows the newest keyframe is too much by itself.
+        while queue.is_full_for(&entry, max_lag) {
             dropped += queue.drop_to_keyframe();
             // What that has left may be too much beside a packet of the largest size.
             if queue.bytes + entry.message.len() > QUEUE_BYTES {

@@ -3,7 +3,11 @@
 //! Whoever records puts `NAME.mp4`, and at the end `NAME.json`, into one folder. Only files that the listing names are
 //! handed out, under the very names that it gives: nothing that a request says becomes a path.
 
-use std::{fs, io, path::Path};
+use std::{
+    fmt, fs,
+    io::{self, BufReader, Read},
+    path::Path,
+};
 
 use axum::{
     Json,
@@ -11,7 +15,10 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{
+    Deserializer as _, Serialize,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use tower::ServiceExt as _;
 use tower_http::services::ServeFile;
 
@@ -32,13 +39,47 @@ pub(crate) struct Recorded {
     error: Option<String>,
 }
 
-/// Of what lies beside a film, the part that a listing tells.
-#[derive(Deserialize)]
-struct Sidecar {
-    blocks: [u64; 2],
+/// Of what lies beside a film, the part that a listing tells. The log stands at its end, may be long, and is not read.
+#[derive(Debug, Default)]
+struct Head {
+    blocks: Option<[u64; 2]>,
     error: Option<String>,
-    #[serde(rename = "log")]
-    _log: IgnoredAny,
+    /// The log begins: all before it was there.
+    whole: bool,
+}
+
+impl Head {
+    fn read(sidecar: impl Read) -> Option<Self> {
+        let mut head = Self::default();
+        // That the object does not end where the reading does is an error, too, and none that matters.
+        let _ = serde_json::Deserializer::from_reader(BufReader::new(sidecar)).deserialize_map(&mut head);
+        head.whole.then_some(head)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Head {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what lies beside a film")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(name) = fields.next_key::<String>()? {
+            match name.as_str() {
+                "blocks" => self.blocks = Some(fields.next_value()?),
+                "error" => self.error = fields.next_value()?,
+                "log" => {
+                    self.whole = true;
+                    break;
+                }
+                _ => {
+                    fields.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<Recorded>>, Rejection> {
@@ -122,10 +163,24 @@ fn listed(folder: &Path, open: &[(Recording, u64)]) -> io::Result<Vec<Recorded>>
         }
         // It may have been removed since.
         let bytes = bytes.ok()?;
-        let sidecar = fs::read(folder.join(format!("{name}.json"))).ok();
-        let sidecar: Option<Sidecar> = sidecar.and_then(|text| serde_json::from_slice(&text).ok());
-        let (blocks, error) = sidecar.map_or((None, None), |found| (Some(found.blocks), found.error));
+        let sidecar = fs::File::open(folder.join(format!("{name}.json"))).ok();
+        let Head { blocks, error, .. } = sidecar.and_then(Head::read).unwrap_or_default();
         Some(Recorded { name, session, blocks, bytes, open: false, error })
     });
     Ok(listed.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_not_read_however_long_it_is() {
+        let told = |text: &'static str| Head::read(text.as_bytes().chain(io::repeat(b' ')));
+        let head = told(r#"{"version":1,"film":[{"turn":0}],"blocks":[4,9],"error":"full","log":["#).unwrap();
+        assert_eq!((head.blocks, head.error.as_deref()), (Some([4, 9]), Some("full")));
+        for broken in [r#"{"blocks":[4,9]}"#, r#"{"blocks":[4],"log":["#, r#"{"blocks":[4,9],"#, "[]", ""] {
+            assert!(Head::read(broken.as_bytes()).is_none(), "{broken}");
+        }
+    }
 }

@@ -46,6 +46,12 @@ use crate::{
 /// Pause after a failed `accept` (out of file descriptors, mostly) so that the loop does not spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Connections that are being told that their address has its share; further ones are dropped without a word.
+const REFUSALS: usize = 16;
+
+/// How long such a connection may take to ask and to be told.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(1);
+
 /// What the kernel takes of a connection beyond what is on its way, in bytes. It would take megabytes: a viewer that has
 /// stalled would be noticed minutes later, and one that is slow would be shown what was new seconds ago.
 const UNSENT_BYTES: u32 = 16 << 10;
@@ -56,7 +62,7 @@ pub struct ServerConfig {
     /// Open HTTP connections; further ones wait unaccepted.
     pub max_connections: usize,
     /// Open HTTP connections of one address (one /64 of IPv6); further ones get 429 with Retry-After. Loopback addresses
-    /// and trusted proxies may have any number.
+    /// and trusted proxies may have any number. Those that are refused do not count among `max_connections`.
     pub max_connections_per_address: usize,
     /// WebSocket viewers; further ones get 503 with Retry-After.
     pub max_viewers: usize,
@@ -214,6 +220,7 @@ pub async fn serve_sessions(
 async fn accept(listener: TcpListener, router: Router, app: &App) {
     let connections = Arc::new(Semaphore::new(app.config.max_connections));
     let crowd = Crowd::new(app.config.max_connections_per_address);
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     loop {
         let Ok(permit) = connections.clone().acquire_owned().await else { return };
         match listener.accept().await {
@@ -226,22 +233,28 @@ async fn accept(listener: TcpListener, router: Router, app: &App) {
                 };
                 let (config, stop) = (app.config.clone(), app.stop.clone());
                 set_options(&stream);
-                let router = if share.is_some() { router.clone() } else { Router::new().fallback(too_many) };
-                app.tasks.spawn(async move {
-                    let deadline = config.header_deadline;
-                    match &config.access.tls {
-                        None => connection(stream, peer, router, deadline, stop).await,
-                        Some(tls) => match timeout(deadline, tls.accept(stream)).await {
-                            Ok(Ok(stream)) => {
-                                connection(stream, Peer { secure: true, ..peer }, router, deadline, stop)
-                                    .await;
-                            }
-                            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
-                            Err(_) => tracing::debug!("the TLS handshake took too long"),
-                        },
+                match share {
+                    Some(share) => {
+                        let router = router.clone();
+                        app.tasks.spawn(async move {
+                            opened(stream, peer, router, &config, stop).await;
+                            drop((permit, share));
+                        });
                     }
-                    drop((permit, share));
-                });
+                    // Whoever has its share must not take what is left for others.
+                    None => {
+                        drop(permit);
+                        let Ok(refusal) = refusals.clone().try_acquire_owned() else { continue };
+                        let router = Router::new().fallback(too_many);
+                        app.tasks.spawn(async move {
+                            let told = opened(stream, peer, router, &config, stop);
+                            if timeout(REFUSAL_DEADLINE, told).await.is_err() {
+                                tracing::debug!("a connection beyond its address's share did not ask");
+                            }
+                            drop(refusal);
+                        });
+                    }
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "accept");
@@ -256,6 +269,27 @@ async fn too_many() -> Response {
     let message = "too many connections from this address";
     let rejection = Rejection::new(StatusCode::TOO_MANY_REQUESTS, "too_many", message).retry_after();
     ([(header::CONNECTION, HeaderValue::from_static("close"))], rejection).into_response()
+}
+
+/// Serves an accepted connection, after its TLS handshake if there is one.
+async fn opened(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    config: &ServerConfig,
+    stop: CancellationToken,
+) {
+    let deadline = config.header_deadline;
+    match &config.access.tls {
+        None => connection(stream, peer, router, deadline, stop).await,
+        Some(tls) => match timeout(deadline, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                connection(stream, Peer { secure: true, ..peer }, router, deadline, stop).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS connection"),
+            Err(_) => tracing::debug!("the TLS handshake took too long"),
+        },
+    }
 }
 
 /// Answers one connection's requests until it ends, is upgraded, or the server stops.

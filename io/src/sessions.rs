@@ -7,6 +7,7 @@ pub(crate) mod asked;
 mod continuation;
 mod futures;
 mod tenant;
+mod unclaimed;
 mod waiting_line;
 
 use std::{
@@ -30,8 +31,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::tenant::Tenant;
 use self::{asked::Asked, waiting_line::Line};
+pub(crate) use self::{tenant::Tenant, unclaimed::Unclaimed};
 use crate::{
     guard::Rejection,
     hub::{Demand, Hub},
@@ -171,15 +172,15 @@ impl Rooms {
         }
     }
 
-    /// Begins a session if there is a place for it, and returns its id.
-    pub(crate) async fn open(&self, wanted: Wanted) -> Result<String, Refusal> {
+    /// Begins a session if there is a place for it.
+    pub(crate) async fn open(&self, wanted: Wanted) -> Result<Unclaimed, Refusal> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| full())?;
         self.open_in(wanted, place).await
     }
 
     /// Begins a session in a place.
-    async fn open_in(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<String, Refusal> {
-        Ok(self.open_all_in(vec![wanted], place).await?.swap_remove(0))
+    async fn open_in(&self, wanted: Wanted, place: OwnedSemaphorePermit) -> Result<Unclaimed, Refusal> {
+        self.open_all_in(vec![wanted], place).await
     }
 
     /// Begins sessions in as many places, all or none. Whoever asked may leave meanwhile, and the world makes them all the
@@ -188,16 +189,12 @@ impl Rooms {
         &self,
         wanted: Vec<Wanted>,
         places: OwnedSemaphorePermit,
-    ) -> Result<Vec<String>, Refusal> {
+    ) -> Result<Unclaimed, Refusal> {
         let (answer, answered) = oneshot::channel();
         let rooms = self.clone();
         self.tasks.spawn(async move {
-            let Err(Ok(ids)) = answer.send(rooms.make(wanted, places).await) else { return };
-            for id in ids {
-                if rooms.close(&id).await.is_err() {
-                    tracing::debug!(id, "a session that nobody waits for any more was gone already");
-                }
-            }
+            let made = rooms.make(wanted, places).await;
+            let _ = answer.send(made.map(|ids| Unclaimed::new(rooms, ids)));
         });
         answered.await.unwrap_or_else(|_| Err(failed()))
     }
@@ -321,7 +318,7 @@ pub(crate) async fn create(
         return created(continuation::begin(app, wanted, clip).await?);
     }
     match app.rooms.open(wanted.clone()).await {
-        Ok(session) => created(session),
+        Ok(session) => created(session.claim()),
         Err(refusal) if wait && refusal.code == "full" => waiting_line::wait(app, wanted, begun),
         Err(refusal) => Err(rejected(refusal)),
     }

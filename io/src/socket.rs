@@ -25,6 +25,7 @@ use crate::{
         WorldInfo,
     },
     server::App,
+    sessions::Unclaimed,
     source::{Control, Fork, Refusal, Reply, Wanted, outcome},
 };
 
@@ -212,7 +213,7 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
     }
 
     async fn run(&mut self) -> Ending {
-        let mut open = FuturesUnordered::new();
+        let mut open: FuturesUnordered<Open> = FuturesUnordered::new();
         let mut heard = Instant::now();
         loop {
             let step = tokio::select! {
@@ -221,7 +222,10 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
                     heard = Instant::now();
                     self.take(message, open.len()).await
                 }
-                Some(answer) = open.next() => self.answer(answer).await.map(|()| None),
+                Some((answer, sessions)) = open.next() => self.answer(answer).await.map(|()| {
+                    sessions.map(Unclaimed::claim_all);
+                    None
+                }),
             };
             match step {
                 Ok(Some(answer)) => open.push(answer),
@@ -305,10 +309,11 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
         let answered = async move {
             let outcome = outcome(answer).await;
             metrics.control(outcome.is_ok());
-            match outcome {
+            let answer = match outcome {
                 Ok(block) => ServerMessage::Applied { id, block, session: None, sessions: None },
                 Err(refusal) => refused(id, refusal),
-            }
+            };
+            (answer, None)
         };
         Ok(Some(answered.boxed()))
     }
@@ -341,8 +346,11 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
         let answered = async move {
             let wanted = Wanted { fork: Some(Fork { session, block }), ..Wanted::default() };
             match rooms.open(wanted).await {
-                Ok(session) => ServerMessage::Applied { id, block, session: Some(session), sessions: None },
-                Err(refusal) => refused(id, refusal),
+                Ok(begun) => {
+                    let session = begun.ids().first().cloned();
+                    (ServerMessage::Applied { id, block, session, sessions: None }, Some(begun))
+                }
+                Err(refusal) => (refused(id, refusal), None),
             }
         };
         Ok(Some(answered.boxed()))
@@ -367,8 +375,11 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
         let (rooms, session) = (self.app.rooms.clone(), self.app.session.clone());
         let answered = async move {
             match rooms.futures(&Fork { session, block }, &each).await {
-                Ok(sessions) => ServerMessage::Applied { id, block, session: None, sessions: Some(sessions) },
-                Err(refusal) => refused(id, refusal),
+                Ok(begun) => {
+                    let sessions = Some(begun.ids().to_vec());
+                    (ServerMessage::Applied { id, block, session: None, sessions }, Some(begun))
+                }
+                Err(refusal) => (refused(id, refusal), None),
             }
         };
         Ok(Some(answered.boxed()))
@@ -384,7 +395,10 @@ impl<S: Stream<Item = Result<Message, axum::Error>> + Unpin> Reader<'_, S> {
 }
 
 type Incoming = Option<Result<Message, axum::Error>>;
-type Open = BoxFuture<'static, ServerMessage>;
+type Open = BoxFuture<'static, Answered>;
+
+/// An answer, and sessions that are nobody's until it is on its way.
+type Answered = (ServerMessage, Option<Unclaimed>);
 
 fn refused(id: u64, refusal: Refusal) -> ServerMessage {
     ServerMessage::Refused { id: Some(id), code: refusal.code, message: refusal.message }

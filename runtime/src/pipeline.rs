@@ -239,7 +239,9 @@ impl Encoding {
     }
 
     fn refresh(&mut self) {
-        let Some((place, number, frame)) = self.newest.take() else { return };
+        // After a restart, the next block is what a viewer wants to see, and it begins with a keyframe.
+        let live = |(place, ..): &mut (Place, u64, Frame)| !self.stage.live.is_past(place);
+        let Some((place, number, frame)) = self.newest.take_if(live) else { return };
         if let Err(error) = self.publish(place, number, &frame, true) {
             tracing::warn!("the newest picture could not be encoded again: {error}");
         }

@@ -100,6 +100,21 @@ fn a_full_queue_keeps_what_follows_its_newest_keyframe() {
 }
 
 #[test]
+fn a_queue_whose_newest_keyframe_leaves_no_room_drops_everything() {
+    let hub = hub();
+    let mut viewer = hub.join(Kind::H264);
+    for (frame, thirds) in [(0, 0), (1, 3), (2, 1), (3, 2)] {
+        let header = Header { pts: 0, ..header(0, frame, frame < 2) };
+        let payload = vec![0; thirds * (MAX_PACKET - crate::HEADER_LEN) / 3];
+        hub.publish(&Packet { header, payload: payload.into() });
+    }
+    assert_eq!(viewer.seat.queue().bytes, 0);
+    assert_eq!(poll(&mut viewer), Some(Delivery::NeedsKeyframe));
+    hub.publish(&packet(0, 4, true));
+    assert_eq!(poll(&mut viewer), Some(Delivery::Gap(4)));
+}
+
+#[test]
 fn kinds_do_not_mix_and_leaving_lowers_demand() {
     let hub = hub();
     let demand = hub.demand();
@@ -138,6 +153,18 @@ fn a_packet_too_large_for_the_wire_breaks_the_chain_instead_of_the_connection() 
     assert_eq!(poll(&mut viewer), Some(Delivery::Gap(2)));
 }
 
+#[test]
+fn a_joiner_is_not_shown_what_came_before_an_announced_restart() {
+    let hub = hub();
+    hub.publish(&packet(0, 0, true));
+    hub.announce(State { generation: 1, ..State::default() });
+    let mut viewer = hub.join(Kind::H264);
+    assert_eq!(poll(&mut viewer), Some(Delivery::NeedsKeyframe));
+    hub.publish(&packet(1, 0, true));
+    assert_eq!(frame_of(poll(&mut viewer).unwrap()), (1, 0, true));
+    assert_eq!(frame_of(poll(&mut hub.join(Kind::H264)).unwrap()), (1, 0, true));
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Publish { keyframe: bool },
@@ -164,7 +191,8 @@ proptest! {
     fn no_viewer_is_handed_a_delta_without_the_frame_before_it(acts in prop::collection::vec(acts(), 1..300)) {
         let hub = hub();
         let (mut generation, mut frame) = (0, 0);
-        let mut viewers: Vec<(Viewer, Option<(u32, u64)>)> = Vec::new();
+        // Each with the generation that was announced when it came, and what it was handed last.
+        let mut viewers: Vec<(Viewer, u32, Option<(u32, u64)>)> = Vec::new();
         for act in acts {
             match act {
                 Act::Publish { keyframe } => {
@@ -172,16 +200,20 @@ proptest! {
                     frame += 1;
                 }
                 Act::LoseUpstream => frame += 1,
-                Act::Restart => (generation, frame) = (generation + 1, 0),
-                Act::Join => viewers.push((hub.join(Kind::H264), None)),
+                Act::Restart => {
+                    (generation, frame) = (generation + 1, 0);
+                    hub.announce(State { generation, ..State::default() });
+                }
+                Act::Join => viewers.push((hub.join(Kind::H264), generation, None)),
                 Act::Leave { viewer } if viewer < viewers.len() => drop(viewers.swap_remove(viewer)),
                 Act::Read { viewer, deliveries } if viewer < viewers.len() => {
-                    let (viewer, last) = &mut viewers[viewer];
+                    let (viewer, announced, last) = &mut viewers[viewer];
                     for delivery in std::iter::from_fn(|| poll(viewer)).take(deliveries) {
                         let Delivery::Packet(message) = delivery else { continue };
                         let (generation, frame, keyframe) = frame_of(Delivery::Packet(message));
                         let follows = *last == frame.checked_sub(1).map(|before| (generation, before));
                         prop_assert!(keyframe || (last.is_some() && follows), "{last:?} then {frame}");
+                        prop_assert!(generation >= *announced, "{generation} after {announced} was announced");
                         *last = Some((generation, frame));
                     }
                 }

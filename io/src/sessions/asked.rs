@@ -8,7 +8,7 @@ use bytes::Bytes;
 use multer::{Constraints, Multipart, SizeLimit};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 use crate::{
     guard::Rejection,
@@ -30,7 +30,13 @@ pub(super) struct Asked {
     /// Wait for a place if there is none.
     pub(super) wait: bool,
     /// A video file to continue from: any bytes at all.
-    pub(super) clip: Option<Bytes>,
+    pub(super) clip: Option<Clip>,
+}
+
+/// A clip and its place among the uploads, which it has until the world has taken it.
+pub(super) struct Clip {
+    pub(super) bytes: Bytes,
+    pub(super) turn: OwnedSemaphorePermit,
 }
 
 /// The fields; all of them optional.
@@ -61,9 +67,11 @@ pub(super) async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<A
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let (fields, clip) = match multer::parse_boundary(kind) {
         Ok(boundary) => {
-            let _turn = upload::turn(app)?;
+            let turn = upload::turn(app)?;
             let form = form(body, boundary, app.config.upload_bytes);
-            timeout(app.config.upload_deadline, form).await.map_err(|_| late("the form"))??
+            let form = timeout(app.config.upload_deadline, form).await;
+            let (fields, clip) = form.map_err(|_| late("the form"))??;
+            (fields, clip.map(|bytes| Clip { bytes, turn }))
         }
         Err(_) => {
             let fields = upload::collect(body, FIELDS_BYTES, "the session's fields");

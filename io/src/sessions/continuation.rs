@@ -1,19 +1,19 @@
 //! A session that begins as the continuation of a clip: with it or not at all.
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Rooms, failed, rejected};
+use super::{Rooms, asked::Clip, failed, rejected};
 use crate::{guard::Rejection, server::App, source::Wanted, upload};
 
 /// Begins a session and returns its id once it goes on from the clip. It is ended again if the world does not take the
 /// clip, or if nobody is left to learn its id.
-pub(super) async fn begin(app: App, wanted: Wanted, clip: Bytes) -> Result<String, Rejection> {
+pub(super) async fn begin(app: App, wanted: Wanted, clip: Clip) -> Result<String, Rejection> {
     let (mut answer, answered) = oneshot::channel();
     let tasks = app.tasks.clone();
+    let Clip { bytes, turn } = clip;
     tasks.spawn(async move {
         let id = match app.rooms.open(wanted).await {
-            Ok(id) => id,
+            Ok(session) => session.claim(),
             Err(refusal) => {
                 let _ = answer.send(Err(rejected(refusal)));
                 return;
@@ -21,12 +21,13 @@ pub(super) async fn begin(app: App, wanted: Wanted, clip: Bytes) -> Result<Strin
         };
         let continued = async {
             let room = app.clone().of(app.rooms.get(&id)?);
-            upload::continue_from(&room, clip).await
+            upload::continue_from(&room, bytes).await
         };
         let continued = tokio::select! {
             continued = continued => continued.map(|_| id.clone()),
             () = answer.closed() => Ok(id.clone()),
         };
+        drop(turn);
         let end = async |rooms: &Rooms| {
             if rooms.close(&id).await.is_err() {
                 tracing::debug!(id, "a session that nobody waits for any more was gone already");

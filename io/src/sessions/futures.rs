@@ -2,13 +2,13 @@
 
 use crate::{
     protocol::Future,
-    sessions::{Rooms, full},
+    sessions::{Rooms, Unclaimed, full},
     source::{Fork, Refusal, Wanted},
 };
 
 impl Rooms {
-    /// Begins a session for each future; they end when nobody watches them. Returns their ids in order.
-    pub(crate) async fn futures(&self, fork: &Fork, each: &[Future]) -> Result<Vec<String>, Refusal> {
+    /// Begins a session for each future; they end when nobody watches them.
+    pub(crate) async fn futures(&self, fork: &Fork, each: &[Future]) -> Result<Unclaimed, Refusal> {
         let wanted: Vec<Wanted> = each
             .iter()
             .map(|&Future { label, seed }| Wanted {

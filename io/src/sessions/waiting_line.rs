@@ -14,7 +14,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-use super::{Begun, rejected};
+use super::{Begun, Unclaimed, rejected};
 use crate::{
     guard::Rejection,
     server::App,
@@ -80,7 +80,8 @@ pub(super) fn wait(
     let tasks = app.tasks.clone();
     tasks.spawn(stand(app, ticket, wanted, begun, lines));
     let body = Body::from_stream(stream::unfold(told, async |mut told| {
-        let line: Value = told.recv().await?;
+        let (line, session): (Value, Option<Unclaimed>) = told.recv().await?;
+        session.map(Unclaimed::claim);
         Some((Ok::<_, Infallible>(Bytes::from(line.to_string() + "\n")), told))
     }));
     Ok((StatusCode::ACCEPTED, [(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
@@ -91,14 +92,14 @@ async fn stand(
     ticket: Ticket,
     wanted: Wanted,
     begun: impl FnOnce(String) -> Begun + Send,
-    lines: mpsc::Sender<Value>,
+    lines: mpsc::Sender<(Value, Option<Unclaimed>)>,
 ) {
     let mut changes = ticket.line.0.subscribe();
     let mut turn = std::pin::pin!(app.rooms.places.clone().acquire_owned());
     let mut told = 0;
     let permit = loop {
         let place = ticket.place();
-        if place != told && lines.send(json!({ "place": place })).await.is_err() {
+        if place != told && lines.send((json!({ "place": place }), None)).await.is_err() {
             return;
         }
         told = place;
@@ -114,14 +115,9 @@ async fn stand(
     };
     drop(ticket);
     let last = match app.rooms.open_in(wanted, permit).await {
-        Ok(session) => json!(begun(session)),
-        Err(Refusal { code, message, .. }) => json!({ "error": message, "code": code }),
+        Ok(session) => (json!(begun(session.ids()[0].clone())), Some(session)),
+        Err(Refusal { code, message, .. }) => (json!({ "error": message, "code": code }), None),
     };
-    let session = last["session"].as_str().map(str::to_owned);
-    if lines.send(last).await.is_err()
-        && let Some(session) = session
-        && app.rooms.close(&session).await.is_err()
-    {
-        tracing::debug!(session, "a session that nobody waits for any more was gone already");
-    }
+    // A session that comes with a line that nobody reads ends with it.
+    let _ = lines.send(last).await;
 }

@@ -65,6 +65,20 @@ async fn a_form_begins_a_session_with_its_fields_and_its_clip() {
 }
 
 #[tokio::test]
+async fn a_clip_in_a_form_is_an_upload_until_the_world_has_taken_it() {
+    let mut house = House::open(ServerConfig { max_uploads: 1, ..ServerConfig::default() }).await;
+    for _ in 0..2 {
+        let answer = tokio::spawn(house.send_form(&[("clip", b"a video")]));
+        house.opened().await;
+        let (_, _, reply) = house.asked().await;
+        let busy = house.send_form(&[("clip", b"another")]).await;
+        assert_eq!((busy.status, busy.code().as_str()), (503, "busy"));
+        reply.applied(0);
+        assert_eq!(answer.await.unwrap().status, 201);
+    }
+}
+
+#[tokio::test]
 async fn a_session_whose_clip_is_refused_is_ended_again() {
     let mut house = House::open(ServerConfig { max_sessions: 1, ..ServerConfig::default() }).await;
     for (code, status) in [("not_a_video", 415), ("busy", 503)] {

@@ -1,9 +1,13 @@
 //! A server that strangers reach: the token and what it is exchanged for, names, proxies, and shares of an address.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use acdit_io::{Access, Caller, Client, Error, Kind, ServerConfig, Token, routes};
 use serde_json::Value;
+use tokio::{io::AsyncReadExt as _, net::TcpStream, time::timeout};
 
 use crate::harness::{Answer, Served, exchange, open};
 
@@ -182,6 +186,20 @@ async fn names_that_a_proxy_serves_are_let_in_and_no_others() {
         let answer = ask(&served, "POST", "/api/ticket", &headers.map(String::as_str)).await;
         assert_eq!(answer.status, status, "{origin} over {proto}");
     }
+    // A number is ours if it is the one that was asked: the server's port on another machine is another site.
+    for (host, origin, status) in [
+        (format!("10.1.2.3:{port}"), format!("http://10.1.2.3:{port}"), 201),
+        (format!("[fe80::1]:{port}"), format!("http://[FE80::1]:{port}"), 201),
+        (format!("10.1.2.3:{port}"), format!("http://localhost:{port}"), 201),
+        (format!("10.1.2.3:{port}"), format!("http://10.1.2.4:{port}"), 403),
+        (format!("127.0.0.1:{port}"), format!("http://10.1.2.3:{port}"), 403),
+        ("world.example".to_owned(), format!("http://10.1.2.3:{port}"), 403),
+        (format!("10.1.2.3:{port}"), "http://10.1.2.3:1".to_owned(), 403),
+    ] {
+        let headers = [&format!("Host: {host}"), &format!("Origin: {origin}"), &bearer];
+        let answer = ask(&served, "POST", "/api/ticket", &headers.map(String::as_str)).await;
+        assert_eq!(answer.status, status, "{origin} at {host}");
+    }
     let encrypted = ["X-Forwarded-Proto: https", &bearer];
     let signed_in = ask(&served, "POST", "/api/signin", &encrypted).await;
     assert!(header(&signed_in, "set-cookie").ends_with("; secure"), "{}", signed_in.head);
@@ -227,6 +245,36 @@ async fn an_address_has_its_share_of_connections() {
     drop(first);
     // Freed when the server has seen the end of it.
     while exchange(address, request.as_bytes(), true).await.status != 200 {}
+}
+
+#[tokio::test]
+async fn who_has_its_share_of_connections_leaves_the_others_theirs() {
+    let Some(own) = own_address() else {
+        println!("skipped: this machine has loopback addresses only");
+        return;
+    };
+    // No connection ends by itself while this runs, unless it is one too many.
+    let config = ServerConfig {
+        max_connections: 4,
+        max_connections_per_address: 2,
+        header_deadline: Duration::from_secs(600),
+        ..guarded()
+    };
+    let served = Served::start_at("0.0.0.0:0".parse().unwrap(), config).await;
+    let address = SocketAddr::from((own, served.address.port()));
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let _held = [open(address, request.as_bytes()).await, open(address, request.as_bytes()).await];
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let others = async {
+        assert_eq!(ask(&served, "GET", "/healthz", &[]).await.status, 200);
+        for mut stream in silent {
+            assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap_or(0), 0, "it never asked");
+        }
+    };
+    timeout(Duration::from_secs(60), others).await.expect("others are served, and silent ones sent away");
 }
 
 #[tokio::test]

@@ -40,7 +40,9 @@ async fn what_happens_is_counted() {
     served.hub.publish(&packet(0, true));
     next_packet(&mut client).await;
     let timings = Timings { denoise: 0.2, decode: 0.1, ..Timings::default() };
-    served.hub.announce(State { underruns: 2, timings, ..State::default() });
+    // As the engine's states come: what else was announced stays.
+    served.hub.amend(|state| *state = State { underruns: 2, timings, ..State::default() });
+    served.hub.amend(|state| state.recording = None);
     let id = client.request(Request::Pause).await.unwrap();
     served.control().await.1.refused("no", "no");
     client.applied(id).await.unwrap_err();

@@ -391,6 +391,20 @@ fn a_keyframe_is_published_at_once_even_while_paused() {
     assert_eq!(again, Packet { keyframe: true, ..newest });
 }
 
+#[test]
+fn a_keyframe_that_is_asked_for_after_a_restart_is_of_the_new_generation() {
+    let engine = start(stages());
+    let stream = open(&engine, 1);
+    stream.handle.viewers(1, 0);
+    let made = stream.handle.apply(Control::Pause).unwrap() * FRAMES_PER_BLOCK;
+    take(&stream, made);
+    steps(&stream, 1);
+    stream.handle.apply(Control::Restart { seed: None }).unwrap();
+    stream.handle.request_keyframe();
+    let first = steps(&stream, 1).swap_remove(0);
+    assert_eq!((first.generation, first.frame, first.keyframe), (1, 0, true));
+}
+
 /// Fails the calls whose numbers are listed, counted from one.
 fn failing<T>(
     calls: &'static [usize],
