@@ -192,7 +192,7 @@ proptest! {
         let hub = hub();
         let (mut generation, mut frame) = (0, 0);
         // Each with the generation that was announced when it came, and what it was handed last.
-        let mut viewers: Vec<(Viewer, u32, Option<(u32, u64)>)> = Vec::new();
+        let mut viewers: Vec<(Viewer, u32, Option<_>)> = Vec::new();
         for act in acts {
             match act {
                 Act::Publish { keyframe } => {
