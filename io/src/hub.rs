@@ -291,10 +291,6 @@ impl Seat {
         // A second time, if what follows the newest keyframe is too much by itself.
         while queue.is_full_for(&entry, max_lag) {
             dropped += queue.drop_to_keyframe();
-            // What that has left may be too much beside a packet of the largest size.
-            if queue.bytes + entry.message.len() > QUEUE_BYTES {
-                dropped += queue.drop_to_keyframe();
-            }
         }
         if queue.broken && !entry.keyframe {
             dropped += queue.miss();
