@@ -138,7 +138,7 @@ export class Stage {
 
   /** Keeps a picture for somebody to look at. */
   async shot(page, name, options = {}) {
-    await page.screenshot({ path: join(this.#shots, `${name}.png`), ...options });
+    await page.screenshot({ path: join(this.#shots, `${name}.png`), animations: "disabled", ...options });
   }
 
   /** Fails on what axe-core calls serious or critical. */
