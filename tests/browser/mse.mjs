@@ -9,18 +9,9 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import { chromium } from "playwright-core";
+import { CHROMIUM, FLAGS } from "./harness.mjs";
 
 const NAME = "world.test";
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-  `--host-resolver-rules=MAP ${NAME} 127.0.0.1`,
-];
 const PATIENCE = 90_000;
 
 const [program, ...rest] = process.argv.slice(2);
@@ -52,7 +43,10 @@ const proxy = createServer((near) => {
 await once(proxy, "listening");
 const named = `${NAME}:${proxy.address().port}`;
 
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+const browser = await chromium.launch({
+  executablePath: CHROMIUM,
+  args: [...FLAGS, `--host-resolver-rules=MAP ${NAME} 127.0.0.1`],
+});
 try {
   const page = await browser.newPage();
   const faults = [];

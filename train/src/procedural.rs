@@ -29,7 +29,7 @@ impl Procedural {
             Self::Gravity => ("gravity", gravity::LABELS.iter().map(|l| label(l.name, l.key)).collect()),
             Self::Maze => ("maze", maze::LABELS.iter().map(|l| label(l.name, l.key)).collect()),
         };
-        // the label decides what happens, so there is nothing for guidance to sharpen
+        // the cheapest that works; what more a trained network gains by guidance is for its own world.json to say
         let sampling =
             Sampling { steps: 4, guidance: 1.0, solver: SolverKind::DpmSolverPlusPlus, guided: 1.0 };
         WorldMeta { name: name.into(), labels, fps: FRAMES_PER_SECOND, sampling }
