@@ -7,14 +7,16 @@ use acdit_codec::vae::{Config as VaeConfig, Vae};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, RopeKind};
 use acdit_parallel::{Group, Place, TIMEOUT};
-use acdit_runtime::WorldMeta;
 use acdit_runtime::device::{self, DeviceChoice, Placement, Precision};
-use acdit_train::Start;
-use acdit_train::dataset::{Dataset, Skipped, Source};
+use acdit_runtime::{World, WorldMeta};
+use acdit_train::dagger::Dagger;
+use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
 use acdit_train::listing::Split;
 use acdit_train::procedural::FRAMES_PER_BLOCK;
+use acdit_train::procedural::Procedural;
 use acdit_train::shards::Shards;
 use acdit_train::world_loop::{self, Memory, Recipe, Run};
+use acdit_train::{Interrupt, LatentBank, Start};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tch::Kind;
@@ -109,6 +111,16 @@ pub(crate) struct Train {
         conflicts_with_all = ["hidden", "layers", "heads", "patch", "window", "prediction"]
     )]
     from: Option<PathBuf>,
+    /// Learn from so many streams of those weights, too, each block beside what the rules make of what the stream has shown
+    /// (DAgger): of gravity, whose frames tell where everything is
+    #[arg(
+        long,
+        value_name = "STREAMS",
+        help_heading = "Data",
+        requires = "from",
+        conflicts_with = "latents"
+    )]
+    dagger: Option<NonZeroUsize>,
     /// Token width inside the network
     #[arg(long, default_value_t = 256, help_heading = "Network")]
     hidden: i64,
@@ -177,7 +189,7 @@ pub(crate) struct Train {
     )]
     context_noise: f64,
     /// Share of the clips whose context, over the last third of the steps or all with --from, is the network's own work
-    /// [default: 0.35, but 0 where ε is predicted]
+    /// [default: 0.35, but 0 where ε is predicted and with --dagger]
     #[arg(long, value_name = "SHARE", help_heading = "Schedule", allow_negative_numbers = true)]
     self_context: Option<f64>,
     /// Denoise at the noise levels of a sampler of so many steps alone: for a world that will be sampled so
@@ -221,9 +233,15 @@ impl Train {
         let placement = Placement::select(device, self.dtype)?;
         let blocks = self.data.blocks()?;
         let material = self.material(*seed)?;
+        if self.dagger.is_some() && !material.is_gravity() {
+            bail!("--dagger: only of gravity do frames tell where everything is");
+        }
         let vae = self.vae_of(&material)?;
-        let meta = material.meta();
+        let mut meta = material.meta();
         let mut start = self.from.as_deref().map(Start::load).transpose()?;
+        if let Some(sampling) = start.as_ref().and_then(Start::sampling) {
+            meta.sampling = sampling;
+        }
         let (model, prediction) = self.network(
             material.resolution(),
             &VaeConfig::load(&vae)?,
@@ -233,7 +251,8 @@ impl Train {
         if let (Some(start), Material::Shards(_)) = (&start, &material) {
             start.check_vae(&vae)?;
         }
-        let usual = if prediction == Prediction::Epsilon { 0.0 } else { OWN_CONTEXT };
+        let own = prediction != Prediction::Epsilon && self.dagger.is_none();
+        let usual = if own { OWN_CONTEXT } else { 0.0 };
         let group = match &place {
             Some(place) => Group::connect(place, TIMEOUT)?,
             None => Group::alone(),
@@ -283,7 +302,12 @@ impl Train {
                     dataset.bank(&encoder, amount, &interrupt, |done| bar.set_position(done as u64))?;
                 bar.finish_and_clear();
                 warn_of(&skipped);
-                bank
+                match (self.dagger, &start) {
+                    (Some(count), Some(start)) => {
+                        self.with_streams(bank, start, count, &dataset, placement, &interrupt)?
+                    }
+                    _ => bank,
+                }
             }
         };
         let summary = world_loop::train(&recipe, &bank, &run)?;
@@ -295,6 +319,28 @@ impl Train {
             let loss = summary.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
             format!("step {}{loss}: {}", summary.step, weights.display())
         })
+    }
+
+    /// Adds streams of the weights to go on from.
+    fn with_streams(
+        &self,
+        bank: LatentBank,
+        start: &Start,
+        count: NonZeroUsize,
+        dataset: &Dataset,
+        placement: Placement,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<LatentBank> {
+        let Some(from) = &self.from else { return Ok(bank) };
+        let world = World::load(from, placement.device, placement.kind)?;
+        let vae = Vae::load(&from.join("vae"), placement.device, placement.kind)?;
+        let BankSize { blocks, .. } = self.data.amount(dataset)?;
+        let (size, seed, count) = (dataset.size, dataset.seed, count.get());
+        let dagger = Dagger { start, world: &world, vae: &vae, count, blocks, size, seed };
+        let bar = output::progress((count * blocks) as u64, "blocks streamed");
+        let bank = dagger.add_to(&bank, interrupt, |done| bar.set_position(done as u64))?;
+        bar.finish_and_clear();
+        Ok(bank)
     }
 
     fn material(&self, seed: u64) -> anyhow::Result<Material> {
@@ -340,6 +386,9 @@ impl Train {
                 bail!("--from: a network for {width}x{height} in blocks of {frames} frames; here are {here}");
             }
             if start.with_labels(labels) {
+                if self.dagger.is_some() {
+                    bail!("--dagger: the weights have other labels, and cannot stream under these");
+                }
                 tracing::warn!("the labels are others: their table is learnt anew");
             }
             return Ok((start.model.clone(), start.prediction));
@@ -415,6 +464,11 @@ impl Material {
             Self::Dataset(dataset) => dataset.size.width,
             Self::Shards(shards) => shards.bank.description().width,
         }
+    }
+
+    fn is_gravity(&self) -> bool {
+        let gravity = |dataset: &Dataset| matches!(dataset.source, Source::Procedural(Procedural::Gravity));
+        matches!(self, Self::Dataset(dataset) if gravity(dataset))
     }
 
     fn is_procedural(&self) -> bool {

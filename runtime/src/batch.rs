@@ -53,7 +53,7 @@ impl Row {
 }
 
 /// A step of a batch, with where its time went.
-pub(crate) type Stepped = Result<(Block, Timings)>;
+pub type Stepped = Result<(Block, Timings)>;
 
 /// A block computed but not yet part of its session.
 #[derive(Debug)]
@@ -96,11 +96,7 @@ struct Shape {
 
 /// Steps sessions whose blocks are due, at most `widest` in one batch: one result for each, in order. A session whose
 /// step failed is as it was before.
-pub(crate) fn step_batch(
-    world: &World,
-    sessions: &mut [(&mut Session, StepInput)],
-    widest: usize,
-) -> Vec<Stepped> {
+pub fn step_batch(world: &World, sessions: &mut [(&mut Session, StepInput)], widest: usize) -> Vec<Stepped> {
     let members: Vec<Result<Member>> =
         sessions.iter().map(|(session, input)| Member::new(world, session, input)).collect();
     let mut groups: Vec<(Shape, Vec<usize>)> = Vec::new();

@@ -19,7 +19,7 @@ mod timeline;
 mod window;
 mod world;
 
-pub use batch::Row;
+pub use batch::{Row, Stepped, step_batch};
 pub use control::{Control, Cut, Outcome, Refusal, State};
 pub use engine::{MAX_BATCH, MAX_STREAMS};
 pub use error::{Error, Result};

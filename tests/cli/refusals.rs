@@ -152,6 +152,11 @@ fn the_other_verbs_say_what_is_missing() {
     refused(&folder, &from, "--from: a network for 16x16 in blocks of 4 frames; here are --resolution 64");
     refused(&folder, &[&from[..], &["--hidden", "64"]].concat(), "cannot be used with");
     refused(&folder, &[&from[..], &["--vae", vae]].concat(), "--vae: world has a VAE of its own");
+    refused(&folder, &[&gravity[..], &["--dagger", "2"]].concat(), "--from <DIR>");
+    let dagger = ["--resolution", "16", "--dagger", "2"];
+    refused(&folder, &[&from[..], &dagger].concat(), "--dagger: the weights have other labels");
+    let maze = ["train", "--dataset", "maze", "--from", "world", "--out", "run", "--dagger", "2"];
+    refused(&folder, &maze, "--dagger: only of gravity");
     let own = ["--prediction", "epsilon", "--self-context", "0.5"];
     refused(&folder, &[&gravity[..], &own].concat(), "own context needs a network that predicts");
     let ucf = ["train", "--dataset", "ucf101", "--vae", vae, "--out", "run"];

@@ -106,6 +106,29 @@ fn a_run_goes_on_from_weights() {
 }
 
 #[test]
+fn a_run_that_learns_from_its_own_streams_resumes_bit_for_bit() {
+    let folder = Folder::with_world();
+    folder.run(&[&TINY[..], &["--steps", "2"]].concat()).json();
+    let world = folder.path("run/weights/world.json");
+    let text = std::fs::read_to_string(&world).unwrap().replace("\"guidance\": 1.0", "\"guidance\": 1.5");
+    std::fs::write(&world, text).unwrap();
+    let train = |out: &str, streams: &str, more: &[&str]| {
+        let words = ["train", "--dataset", "gravity", "--from", "run/weights", "--out", out];
+        let sizes = ["--resolution", "16", "--frames", "16", "--clips", "2", "--batch", "2", "--steps", "4"];
+        folder.run(&[&words[..], &sizes, &["--dagger", streams, "--json"], more].concat())
+    };
+    assert_eq!(train("whole", "2", &[]).json()["step"], 4);
+    assert_eq!(train("parts", "2", &["--stop-at", "2"]).json()["step"], 2);
+    let other = train("parts", "3", &["--resume"]);
+    assert!(other.code == Some(2) && other.stderr.contains("learnt from other data"), "{other:?}");
+    assert_eq!(train("parts", "2", &["--resume"]).json()["step"], 4);
+    let state = ["whole", "parts"].map(|out| newest_state(&folder, out));
+    assert_eq!(state[0], state[1]);
+    let described = std::fs::read_to_string(folder.path("whole/weights/world.json")).unwrap();
+    assert!(described.contains("\"guidance\": 1.5"), "sampled as before: {described}");
+}
+
+#[test]
 fn an_interrupt_saves_first() {
     let folder = Folder::with_world();
     // As a pipe, the log tells when the loop runs.

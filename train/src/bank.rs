@@ -14,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 use tch::Tensor;
 
+use crate::description::Streams;
 use crate::{Description, Error};
 
 /// Bytes of a number.
@@ -54,6 +55,8 @@ pub(crate) struct Clip {
     pub(crate) latents: Latents,
     /// Those of its mirror image, where the dataset has both.
     pub(crate) mirrored: Option<Latents>,
+    /// What a network made of it, block by block, where `latents` are what it should have made.
+    pub(crate) made: Option<Numbers>,
 }
 
 impl Clip {
@@ -79,7 +82,7 @@ impl Clip {
 #[derive(Debug, Clone)]
 pub struct LatentBank {
     description: Arc<Description>,
-    clips: Arc<Vec<Clip>>,
+    clips: Arc<Vec<Arc<Clip>>>,
 }
 
 /// Which windows a run's steps see.
@@ -102,6 +105,17 @@ impl Draws {
     }
 }
 
+/// Windows of clips, as a step sees them.
+#[derive(Debug, PartialEq)]
+pub struct Windows {
+    /// What is to be learnt: (N, T, F, C, h, w).
+    pub latents: Tensor,
+    /// What later blocks go on from, likewise: the same, but of clips that a network made (see [`crate::dagger`]).
+    pub context: Tensor,
+    /// (N, T).
+    pub labels: Tensor,
+}
+
 /// A window as it is drawn.
 struct Window<'a> {
     clip: &'a Clip,
@@ -113,6 +127,7 @@ struct Window<'a> {
 
 impl LatentBank {
     pub(crate) fn new(description: Description, clips: Vec<Clip>) -> Self {
+        let clips = clips.into_iter().map(Arc::new).collect();
         Self { description: Arc::new(description), clips: Arc::new(clips) }
     }
 
@@ -140,41 +155,54 @@ impl LatentBank {
     /// The first `blocks` blocks of up to `count` clips that have as many, for streams to begin with: (clips, frames, C, h, w).
     /// `None` if there are none.
     pub fn prompts(&self, count: usize, blocks: usize) -> Option<Tensor> {
-        let long: Vec<&Clip> =
+        let long: Vec<&Arc<Clip>> =
             self.clips.iter().filter(|clip| clip.labels.len() >= blocks).take(count).collect();
         let [f, c, h, w] = long.first()?.block;
-        let beginning = |clip: &&Clip| numbers(&clip.latents.mean[clip.bytes_of(0..blocks)]).collect();
+        let beginning = |clip: &&Arc<Clip>| numbers(&clip.latents.mean[clip.bytes_of(0..blocks)]).collect();
         let beginnings: Vec<Vec<f32>> = long.iter().map(beginning).collect();
         Some(tensor(&beginnings.concat(), &[long.len(), blocks * f, c, h, w]))
     }
 
-    /// The windows of step `step`: latents (N, T, F, C, h, w) and labels (N, T) of T blocks each. Windows of all clips are
-    /// equally likely, as are a clip and its mirror image.
+    /// With these clips beside its own; `streams` says what they are.
+    pub(crate) fn with(&self, streams: Streams, clips: Vec<Clip>) -> Self {
+        let description = Description { streams: Some(streams), ..(*self.description).clone() };
+        let clips = self.clips.iter().cloned().chain(clips.into_iter().map(Arc::new)).collect();
+        Self { description: Arc::new(description), clips: Arc::new(clips) }
+    }
+
+    /// The windows of step `step`. Windows of all clips are equally likely, as are a clip and its mirror image.
     ///
     /// # Errors
     /// [`Error::Dataset`] if no clip has that many blocks.
-    pub fn batch(&self, draws: &Draws, step: u64) -> Result<(Tensor, Tensor), Error> {
+    pub fn batch(&self, draws: &Draws, step: u64) -> Result<Windows, Error> {
         let (blocks, (rank, processes)) = (draws.blocks, draws.share);
         let windows: Vec<_> = self.draw(draws, step)?.into_iter().skip(rank).step_by(processes).collect();
         let batch = windows.len();
         let [f, c, h, w] = windows.first().map_or([0; 4], |window| window.clip.block);
         let mut latents = Vec::with_capacity(batch * blocks * f * c * h * w);
         let mut labels = Vec::with_capacity(batch * blocks);
+        let mut context = Vec::new();
         for Window { clip, start, latents: from, noise } in &windows {
-            let bytes = clip.bytes_of(*start..start + blocks);
+            let (bytes, place) = (clip.bytes_of(*start..start + blocks), latents.len());
             let mean = numbers(&from.mean[bytes.clone()]);
             match (&from.std, noise) {
                 (Some(std), Some(seed)) => {
                     let noise = ChaCha8Rng::seed_from_u64(*seed).sample_iter::<f32, _>(StandardNormal);
-                    let sample = mean.zip(numbers(&std[bytes])).zip(noise);
+                    let sample = mean.zip(numbers(&std[bytes.clone()])).zip(noise);
                     latents.extend(sample.map(|((mean, std), noise)| mean + std * noise));
                 }
                 _ => latents.extend(mean),
             }
+            match &clip.made {
+                Some(made) => context.extend(numbers(&made[bytes])),
+                None => context.extend_from_slice(&latents[place..]),
+            }
             labels.extend_from_slice(&clip.labels[*start..start + blocks]);
         }
         let labels = Tensor::from_slice(&labels).view([batch as i64, blocks as i64]);
-        Ok((tensor(&latents, &[batch, blocks, f, c, h, w]), labels))
+        let [latents, context] =
+            [latents, context].map(|numbers| tensor(&numbers, &[batch, blocks, f, c, h, w]));
+        Ok(Windows { latents, context, labels })
     }
 
     /// The windows of all processes.
@@ -218,6 +246,8 @@ fn tensor(numbers: &[f32], shape: &[usize]) -> Tensor {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use tch::Kind;
+
     use super::*;
     use crate::listing::Split;
 
@@ -228,6 +258,7 @@ pub(crate) mod tests {
             labels: (0..blocks.len()).map(|label| label.to_string()).collect(),
             fps: 1.0,
             seed: None,
+            streams: None,
             list: None,
             fold: None,
             split: Split::Train,
@@ -243,7 +274,7 @@ pub(crate) mod tests {
             let mean =
                 numbers.by_ref().take(blocks).flat_map(|number| f32::from(number).to_le_bytes()).collect();
             let latents = Latents { mean: Numbers::Owned(mean), std: None };
-            Clip { labels: vec![label as i64; blocks], block: [1; 4], latents, mirrored: None }
+            Clip { labels: vec![label as i64; blocks], block: [1; 4], latents, mirrored: None, made: None }
         };
         LatentBank::new(description, blocks.iter().enumerate().map(&mut clip).collect())
     }
@@ -251,7 +282,7 @@ pub(crate) mod tests {
     #[test]
     fn windows_of_all_clips_are_equally_likely() {
         let bank = counting(&[3, 1, 4]);
-        let (latents, labels) = bank.batch(&Draws::new(1, 5000, 2), 0).unwrap();
+        let Windows { latents, labels, .. } = bank.batch(&Draws::new(1, 5000, 2), 0).unwrap();
         assert_eq!((latents.size(), labels.size()), (vec![5000, 2, 1, 1, 1, 1], vec![5000, 2]));
         let latents = Vec::<Vec<f32>>::try_from(latents.view([5000, 2])).unwrap();
         let labels = Vec::<Vec<i64>>::try_from(labels).unwrap();
@@ -274,12 +305,43 @@ pub(crate) mod tests {
     #[test]
     fn processes_take_windows_in_turn() {
         let (bank, draws) = (counting(&[30, 20]), Draws::new(1, 6, 2));
-        let (latents, labels) = bank.batch(&draws, 4).unwrap();
+        let Windows { latents, labels, .. } = bank.batch(&draws, 4).unwrap();
         for rank in 0..3 {
             let share = bank.batch(&Draws { share: (rank, 3), ..draws }, 4).unwrap();
             let every_third = |rows: &Tensor| rows.slice(0, rank as i64, None, 3);
-            assert_eq!(share, (every_third(&latents), every_third(&labels)));
+            assert_eq!((share.latents, share.labels), (every_third(&latents), every_third(&labels)));
         }
+    }
+
+    #[test]
+    fn a_made_clip_is_the_context_and_what_it_should_have_been_the_lesson() {
+        let own = counting(&[3, 3]);
+        let bytes =
+            |numbers: [f32; 3]| Numbers::Owned(numbers.iter().flat_map(|n| n.to_le_bytes()).collect());
+        let clip = Clip {
+            labels: vec![7; 3],
+            block: [1; 4],
+            latents: Latents { mean: bytes([9.0; 3]), std: None },
+            mirrored: None,
+            made: Some(bytes([5.0, 6.0, 7.0])),
+        };
+        let streams = Streams { count: 1, weights: "f00".into() };
+        let bank = own.with(streams.clone(), vec![clip]);
+        assert_eq!((bank.len(), &bank.description().streams), (3, &Some(streams)));
+        let Windows { latents, context, labels } = bank.batch(&Draws::new(1, 300, 3), 0).unwrap();
+        let rows =
+            |tensor: Tensor| Vec::<Vec<f64>>::try_from(tensor.to_kind(Kind::Double).view([300, 3])).unwrap();
+        let (latents, context, labels) = (rows(latents), rows(context), rows(labels));
+        let mut seen = 0;
+        for ((latents, context), labels) in latents.into_iter().zip(context).zip(labels) {
+            if labels[0] == 7.0 {
+                assert_eq!((latents, context), (vec![9.0; 3], vec![5.0, 6.0, 7.0]));
+                seen += 1;
+            } else {
+                assert_eq!(latents, context);
+            }
+        }
+        assert!((70..130).contains(&seen), "{seen} of 300");
     }
 
     #[test]

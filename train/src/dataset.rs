@@ -121,6 +121,7 @@ impl Dataset {
             labels: labels.into_iter().map(|label| label.name).collect(),
             fps,
             seed: listing.is_none().then_some(self.seed),
+            streams: None,
             list: listing.map(|listing| listing.fingerprint(split)),
             fold: listing.and_then(|listing| listing.fold),
             split,

@@ -18,6 +18,9 @@ pub struct Description {
     pub fps: f64,
     /// Seed that the clips of a procedural world are drawn with.
     pub seed: Option<u64>,
+    /// Clips beside them that a network made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streams: Option<Streams>,
     /// BLAKE3 of the list of clips in files, hexadecimal.
     pub list: Option<String>,
     /// Which of several pairs of lists, where there are several.
@@ -36,6 +39,15 @@ pub struct Description {
     pub frames_per_block: usize,
     /// Blocks of a procedural clip, and the fewest that a file must have.
     pub blocks: usize,
+}
+
+/// Clips that a network made; see [`crate::dagger`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Streams {
+    /// How many.
+    pub count: usize,
+    /// BLAKE3 of its parameters' file, hexadecimal.
+    pub weights: String,
 }
 
 /// What a run learns from, as its checkpoints remember it.

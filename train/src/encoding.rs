@@ -166,7 +166,7 @@ impl Encoding<'_> {
         let [c, h, w] = seen.shape;
         let block = [self.size.frames_per_block, c, h, w];
         let mirrored = self.dataset.is_mirrored().then(|| mirrored.whole());
-        Ok(Ok(Clip { labels, block, latents: seen.whole(), mirrored }))
+        Ok(Ok(Clip { labels, block, latents: seen.whole(), mirrored, made: None }))
     }
 }
 

@@ -9,6 +9,7 @@
 //! Lengths are fractions of the box, times are frames, and everything follows from one `u64` seed.
 
 pub mod judge;
+pub mod tracker;
 
 use acdit_codec::{Error, Frame, Size};
 use rand::{Rng, SeedableRng};
@@ -131,10 +132,7 @@ impl World {
     /// # Panics
     /// When `label` is not an index into [`LABELS`].
     pub fn step(&mut self, label: usize) -> State {
-        let direction = LABELS[label].direction;
-        for _ in 0..SUBSTEPS {
-            self.state.substep(direction);
-        }
+        self.state.step(label);
         self.state
     }
 }
@@ -161,6 +159,21 @@ impl State {
     pub fn gap(&self) -> f64 {
         let [a, b] = &self.balls;
         norm(sub(b.centre, a.centre)) - a.radius - b.radius
+    }
+
+    /// How the next block goes on from here under `label`.
+    fn block(mut self, label: usize) -> [Self; FRAMES_PER_BLOCK] {
+        std::array::from_fn(|_| {
+            self.step(label);
+            self
+        })
+    }
+
+    fn step(&mut self, label: usize) {
+        let direction = LABELS[label].direction;
+        for _ in 0..SUBSTEPS {
+            self.substep(direction);
+        }
     }
 
     fn substep(&mut self, direction: [f64; 2]) {

@@ -2,6 +2,7 @@
 
 mod bank;
 pub mod checkpoint;
+pub mod dagger;
 pub mod dataset;
 mod description;
 mod encoding;
@@ -24,8 +25,8 @@ pub mod ucf101;
 pub mod vae_loop;
 pub mod world_loop;
 
-pub use bank::{Draws, LatentBank};
-pub use description::Description;
+pub use bank::{Draws, LatentBank, Windows};
+pub use description::{Description, Streams};
 pub use error::Error;
 pub use interrupt::Interrupt;
 pub use loader::Loader;

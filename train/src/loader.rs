@@ -4,15 +4,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
-use tch::Tensor;
 
-use crate::{Draws, Error, LatentBank};
+use crate::{Draws, Error, LatentBank, Windows};
 
 /// Batches that wait for their step: with that many the thread pauses, so that memory stays bounded.
 const READY: usize = 2;
 
-/// Latents (batch, T, F, C, h, w) and labels (batch, T) of one step.
-type Batch = Result<(Tensor, Tensor), Error>;
+/// Those of one step.
+type Batch = Result<Windows, Error>;
 
 /// The batches of successive steps.
 #[derive(Debug)]

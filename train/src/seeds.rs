@@ -10,6 +10,12 @@ pub fn training(seed: u64, number: u64) -> u64 {
     seed.wrapping_mul(OF_A_DRAW).wrapping_add(number) & !HELD_OUT
 }
 
+/// Seed of world `number`, below 2^19, of those in which a network's own streams begin in a training with `seed`: apart from
+/// the first 2^19 of its clips.
+pub fn streamed(seed: u64, number: u64) -> u64 {
+    training(seed, OF_A_DRAW / 2 + number)
+}
+
 /// Seed of world `number` of those that judge with `seed`; no training sees it.
 pub fn held_out(seed: u64, number: u64) -> u64 {
     training(seed, number) | HELD_OUT

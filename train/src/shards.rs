@@ -384,7 +384,7 @@ impl Tensors<'_> {
             Ok::<_, String>(Latents { mean, std: std.transpose()? })
         };
         let mirrored = data.mirrored.then(|| latents("mirrored.")).transpose()?;
-        Ok(Clip { labels, block, latents: latents("")?, mirrored })
+        Ok(Clip { labels, block, latents: latents("")?, mirrored, made: None })
     }
 
     fn numbers(&self, name: &str, dtype: Dtype, shape: Option<&[usize]>) -> Result<Numbers, String> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use acdit_model::diffusion::{Prediction, SchedulerConfig};
 use acdit_model::{Config, weights};
-use acdit_runtime::WorldMeta;
+use acdit_runtime::{Sampling, WorldMeta};
 use tch::{Tensor, nn};
 
 use crate::Error;
@@ -24,8 +24,8 @@ pub struct Start {
     /// BLAKE3 of its parameters' file, hexadecimal: a resumed run must have gone on from the same.
     pub fingerprint: String,
     pub(crate) folder: PathBuf,
-    /// Names of its labels; `None` where nobody named them.
-    labels: Option<Vec<String>>,
+    /// Its `world.json`; `None` where there is none or it only numbers the labels.
+    meta: Option<WorldMeta>,
     tensors: BTreeMap<String, Tensor>,
     new_labels: bool,
 }
@@ -49,19 +49,24 @@ impl Start {
         let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
         let fingerprint = blake3::hash(&bytes).to_hex().to_string();
         drop(bytes);
-        let labels = names(&folder.join("world.json"), &model)?;
+        let meta = named(&folder.join("world.json"), &model)?;
         let tensors = weights::read(&path)?;
-        Ok(Self { model, prediction, fingerprint, folder: folder.into(), labels, tensors, new_labels: false })
+        Ok(Self { model, prediction, fingerprint, folder: folder.into(), meta, tensors, new_labels: false })
     }
 
     /// For a dataset whose labels have these names. Where they are others than before, their table is learnt anew and the
     /// rest goes on. Returns whether that is so.
     pub fn with_labels(&mut self, names: &[String]) -> bool {
         let same = self.model.num_classes == names.len() as i64
-            && self.labels.as_ref().is_none_or(|labels| labels == names);
+            && self.meta.as_ref().is_none_or(|meta| meta.label_names() == names);
         self.model.num_classes = names.len() as i64;
         self.new_labels = !same;
         self.new_labels
+    }
+
+    /// How streams of it are sampled, if somebody said; what it learns from now on does not change that.
+    pub fn sampling(&self) -> Option<Sampling> {
+        self.meta.as_ref().map(|meta| meta.sampling)
     }
 
     /// Whether the network knows the latents of the VAE in `folder`.
@@ -93,8 +98,8 @@ fn parameters(folder: &Path) -> PathBuf {
     folder.join("transformer").join("diffusion_pytorch_model.safetensors")
 }
 
-/// The labels' names in a `world.json`, unless there is none or it only numbers them.
-fn names(path: &Path, model: &Config) -> Result<Option<Vec<String>>, Error> {
+/// A `world.json`, unless there is none or it only numbers the labels.
+fn named(path: &Path, model: &Config) -> Result<Option<WorldMeta>, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -103,5 +108,5 @@ fn names(path: &Path, model: &Config) -> Result<Option<Vec<String>>, Error> {
     let meta: WorldMeta =
         serde_json::from_str(&text).map_err(|e| Error::Options(format!("{}: {e}", path.display())))?;
     let named = meta.labels != WorldMeta::unnamed(model).labels;
-    Ok(named.then(|| meta.labels.into_iter().map(|label| label.name).collect()))
+    Ok(named.then_some(meta))
 }

@@ -145,11 +145,12 @@ pub fn train(recipe: &Recipe, bank: &LatentBank, run: &Run<'_>) -> Result<Summar
     let draws = Draws { seed: recipe.seed, batch: recipe.batch, blocks: recipe.blocks, share };
     let mut loader = Loader::new(bank, draws, progress.step)?;
     while progress.step < end && ending == 0.0 {
-        let (latents, labels) = loader.next_batch()?;
-        let mut example = noising.batch(progress.step, &latents, &labels);
+        let windows = loader.next_batch()?;
+        let mut example = noising.batch(progress.step, &windows);
         if recipe.self_context > 0.0 && progress.step as f64 >= recipe.steps as f64 * own_context_from(run) {
             let clean = &example.batch.clean;
-            example.batch.clean = tch::no_grad(|| noising.own_context(&learner.model, clean, &labels))?;
+            example.batch.clean =
+                tch::no_grad(|| noising.own_context(&learner.model, clean, &windows.labels))?;
         }
         let rate = rates.rate(progress.step);
         let (loss, gradient_norm) = learner.step(&example, rate).map_err(diverged)?;

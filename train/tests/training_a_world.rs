@@ -5,16 +5,17 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use acdit_codec::Size;
 use acdit_codec::vae::{Config as VaeConfig, Vae, tiny};
+use acdit_codec::{Size, color};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, Preset, weights};
 use acdit_parallel::Group;
 use acdit_runtime::{Session, Settings, StepInput, World, WorldMeta};
+use acdit_train::dagger::Dagger;
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::procedural::Procedural;
 use acdit_train::world_loop::{Memory, Recipe, Run, Summary, train};
-use acdit_train::{Error, Interrupt, LatentBank, Start, checkpoint};
+use acdit_train::{Draws, Error, Interrupt, LatentBank, Start, Windows, checkpoint, gravity, seeds};
 use tch::{Device, Kind, Tensor, nn};
 
 /// libtorch's random generator belongs to the process: runs that must repeat take turns.
@@ -385,4 +386,49 @@ fn a_finished_run_that_is_resumed_says_its_loss_again() {
     let first = bench.train(&recipe(), "run", None, false).unwrap();
     let again = bench.train(&recipe(), "run", None, true).unwrap();
     assert_eq!((first.step, first.loss), (again.step, again.loss));
+}
+
+/// A network that has learnt nothing shows no balls: what it should have shown is what the simulator shows by itself.
+#[test]
+fn what_a_stream_should_have_shown_follows_the_rules() {
+    let _alone = alone();
+    let bench = bench();
+    bench.train(&recipe(), "first", Some(2), false).unwrap();
+    let weights = bench.out("first").join("weights");
+    let start = Start::load(&weights).unwrap();
+    let world = World::load(&weights, Device::Cpu, Kind::Float).unwrap();
+    let vae = Vae::load(&bench.vae, Device::Cpu, Kind::Float).unwrap();
+    let (blocks, size) = (6, bench.dataset.size);
+    let dagger = Dagger { start: &start, world: &world, vae: &vae, count: 3, blocks, size, seed: 3 };
+    let mut done = Vec::new();
+    let bank = dagger.add_to(&bench.bank, &Interrupt::default(), |blocks| done.push(blocks)).unwrap();
+    assert_eq!((bank.len(), done), (6, vec![3, 6, 9, 12]), "two of the six blocks are the window's");
+
+    let Windows { latents, context, labels } = bank.batch(&Draws::new(0, 60, blocks), 0).unwrap();
+    let lessons: Vec<(Tensor, Vec<i64>)> = (0..3)
+        .map(|number| {
+            let (frames, labels) = gravity::trajectory(seeds::streamed(3, number), blocks, size).unwrap();
+            let pixels = color::to_tensor(&frames, Device::Cpu).unwrap();
+            let latents = vae.encoder.encode_distribution(&pixels).unwrap().mean.view_as(&latents.get(0));
+            (latents, labels.into_iter().map(|label| label as i64).collect())
+        })
+        .collect();
+    let mut seen = [0; 3];
+    for row in 0..60 {
+        let [latents, context] = [&latents, &context].map(|tensor| tensor.get(row));
+        let labels = Vec::<i64>::try_from(labels.get(row)).unwrap();
+        let found = lessons.iter().position(|(lesson, _)| lesson.allclose(&latents, 1e-4, 1e-4, false));
+        assert_eq!(found.is_some(), latents != context, "row {row}: whose context is its own is a stream");
+        let Some(number) = found else { continue };
+        seen[number] += 1;
+        assert_eq!(labels, lessons[number].1);
+        let equal: Vec<bool> =
+            (0..blocks as i64).map(|block| latents.get(block) == context.get(block)).collect();
+        assert_eq!(equal, [true, true, false, false, false, false], "what it began with, and what it made");
+    }
+    assert!(seen.iter().all(|&seen| seen > 2), "{seen:?} of 60 windows");
+
+    let interrupt = Interrupt::default();
+    interrupt.set();
+    assert!(matches!(dagger.add_to(&bench.bank, &interrupt, |_| ()), Err(Error::Interrupted)));
 }

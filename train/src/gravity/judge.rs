@@ -162,7 +162,7 @@ fn ball_at_rest(ball: usize) -> Ball {
 }
 
 /// The centre of ball `ball` in the picture, if exactly one of its colour is there and has about its size.
-fn find(frame: &Frame, ball: usize) -> Option<[f64; 2]> {
+pub(super) fn find(frame: &Frame, ball: usize) -> Option<[f64; 2]> {
     let Size { width, height } = frame.size();
     let (width, height) = (width as usize, height as usize);
     let side = width.min(height) as f64;

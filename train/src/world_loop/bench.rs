@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::noising::Noising;
 use super::{Learner, Memory, Recipe};
-use crate::Error;
+use crate::{Error, Windows};
 
 /// What one step of training costs.
 #[derive(Debug, Clone, Serialize)]
@@ -51,11 +51,12 @@ pub fn measure(
     let (n, t) = (recipe.batch as i64, recipe.blocks as i64);
     let latents = Tensor::f_randn([n, t, frames, c, h, w], (Kind::Float, Device::Cpu))?;
     let labels = Tensor::f_randint(recipe.model.num_classes, [n, t], (Kind::Int64, Device::Cpu))?;
+    let windows = Windows { context: latents.shallow_clone(), latents, labels };
 
     let (mut seconds, mut loss) = (Vec::with_capacity(steps.get()), f64::NAN);
     for step in 0..=steps.get() as u64 {
         let started = Instant::now();
-        let example = noising.batch(step, &latents, &labels);
+        let example = noising.batch(step, &windows);
         (loss, _) = learner.step(&example, recipe.rate)?;
         if step > 0 {
             // the optimizer reads the gradient's norm, so all work but the last updates is done

@@ -6,7 +6,7 @@ use acdit_parallel::Group;
 use tch::{Device, Kind, Tensor};
 
 use super::Recipe;
-use crate::Error;
+use crate::{Error, Windows};
 
 /// Noise below which errors of a predicted x₀ weigh no more.
 const LEAST_SIGMA: f64 = 0.3;
@@ -83,14 +83,16 @@ impl<'a> Noising<'a> {
         Ok(Self { schedule, recipe, group, patcher, alphas, sigmas, drawn, redrawn, places, device })
     }
 
-    /// From this process's latents (N, T, F, C, h, w) and labels (N, T).
-    pub(super) fn batch(&self, step: u64, latents: &Tensor, labels: &Tensor) -> Example {
+    /// From this process's windows.
+    pub(super) fn batch(&self, step: u64, windows: &Windows) -> Example {
         // odd multiplier: distinct steps get distinct seeds
         tch::manual_seed((self.recipe.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
-        let (latents, labels) = (latents.to_device(self.device), labels.to_device(self.device));
-        let (n, t) = (latents.size()[0], latents.size()[1]);
-        let tokens = self.patcher.tokens(&latents.flatten(0, 1)); // (N·T, B, p²·C)
-        let clean = tokens.view([n, t, tokens.size()[1], tokens.size()[2]]);
+        let labels = windows.labels.to_device(self.device);
+        let (n, t) = (labels.size()[0], labels.size()[1]);
+        let [clean, context] = [&windows.latents, &windows.context].map(|latents| {
+            let tokens = self.patcher.tokens(&latents.to_device(self.device).flatten(0, 1)); // (N·T, B, p²·C)
+            tokens.view([n, t, tokens.size()[1], tokens.size()[2]])
+        });
         let (all, mine) = (n * self.group.world() as i64, |drawn: &Tensor| self.group.rows_of(drawn));
         let shape = [all, t, clean.size()[2], clean.size()[3]];
         let normal = || mine(&Tensor::randn(shape, (Kind::Float, self.device)));
@@ -98,14 +100,14 @@ impl<'a> Noising<'a> {
         let timesteps = self.timesteps(&self.drawn, [all, t]);
         let (alpha, sigma) = (self.share(&self.alphas, &timesteps), self.share(&self.sigmas, &timesteps));
         let noise = normal();
-        let context = uniform([all, 1]).view([n, 1, 1, 1]) * self.recipe.context_noise;
+        let blur = uniform([all, 1]).view([n, 1, 1, 1]) * self.recipe.context_noise;
         // published weights never saw a label switch within a clip
         let published = self.recipe.model.rope == RopeKind::Published;
         let dropped = uniform([all, if published { 1 } else { t }]).lt(self.recipe.label_dropout);
         let batch = TrainingBatch {
             noised: &clean * &alpha + &noise * &sigma,
             labels: labels.masked_fill(&dropped, self.recipe.model.num_classes),
-            clean: &clean + normal() * context,
+            clean: context + normal() * blur,
             timesteps,
         };
         let target = self.schedule.target(&clean, &noise, &alpha, &sigma);
@@ -214,9 +216,9 @@ mod tests {
             let [frames, c, h, w] = recipe.model.block_shape();
             let latents = Tensor::zeros([64, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
             let labels = Tensor::full([64, 6], 3, (Kind::Int64, Device::Cpu));
+            let windows = Windows { context: latents.shallow_clone(), latents, labels };
             let group = Group::alone();
-            let example =
-                Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap().batch(0, &latents, &labels);
+            let example = Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap().batch(0, &windows);
             let labels: Vec<Vec<i64>> = Vec::try_from(&example.batch.labels).unwrap();
             let kept = labels.iter().flatten().filter(|&&label| label == 3).count();
             assert!(labels.iter().flatten().all(|&label| label == 3 || label == 5));
@@ -236,10 +238,11 @@ mod tests {
         let [frames, c, h, w] = all.model.block_shape();
         let latents = Tensor::zeros([8, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
         let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
+        let windows = Windows { context: latents.shallow_clone(), latents, labels };
         let group = Group::alone();
         let distinct = |recipe: &Recipe| {
             let noising = Noising::new(&schedule, recipe, &group, Device::Cpu).unwrap();
-            let timesteps = noising.batch(0, &latents, &labels).batch.timesteps;
+            let timesteps = noising.batch(0, &windows).batch.timesteps;
             let timesteps: std::collections::BTreeSet<i64> =
                 Vec::<i64>::try_from(timesteps.flatten(0, -1)).unwrap().into_iter().collect();
             timesteps

@@ -9,7 +9,7 @@ use acdit_codec::video::{DecodeOptions, Limits, decode};
 use acdit_train::dataset::{BankSize, Dataset, Skipped};
 use acdit_train::listing::Split;
 use acdit_train::shards::{Job, SKIPPED, Shards, Summary, encode};
-use acdit_train::{Draws, Error, Interrupt, LatentBank};
+use acdit_train::{Draws, Error, Interrupt, LatentBank, Windows};
 use tch::{Device, Kind, Tensor};
 
 use crate::clips::{dataset, film, kl_vae, vae};
@@ -138,7 +138,7 @@ fn a_clip_of_several_pieces_is_whole_and_its_mirror_image_is_drawn_as_often() {
     assert!(worst(&seen, &mirrored) > 1e-2);
     let mut mirrored_count = 0;
     for step in 0..64 {
-        let (window, labels) = bank.batch(&Draws::new(0, 1, 17), step).unwrap(); // all of it: there is no other window
+        let Windows { latents: window, labels, .. } = bank.batch(&Draws::new(0, 1, 17), step).unwrap(); // all of it: there is no other window
         assert_eq!(labels, Tensor::zeros([1, 17], (Kind::Int64, Device::Cpu)));
         let window = window.view_as(&seen);
         let [as_seen, as_mirrored] = [&seen, &mirrored].map(|clip| worst(&window, clip) < 1e-5);
@@ -157,13 +157,13 @@ fn a_posterior_is_sampled_anew_by_every_step() {
     let bank = bench.open("out").unwrap().bank;
     let Distribution { mean, std } = distribution(&bench, "kl", false);
     let std = std.unwrap();
-    let sample = |step| bank.batch(&Draws::new(0, 1, 17), step).unwrap().0.view_as(&mean);
+    let sample = |step| bank.batch(&Draws::new(0, 1, 17), step).unwrap().latents.view_as(&mean);
     assert!(sample(4) == sample(4) && sample(4) != sample(5));
     let noise = Tensor::stack(&(0..20).map(|step| (sample(step) - &mean) / &std).collect::<Vec<_>>(), 0);
     // 20 · 68 · 4 · 8 · 8 numbers: their mean has a deviation of 0.0017
     let moments = [noise.mean(Kind::Double), noise.std(false)].map(|moment| f64::try_from(moment).unwrap());
     assert!(moments[0].abs() < 0.01 && (moments[1] - 1.0).abs() < 0.01, "{moments:?}");
-    let two = bank.batch(&Draws::new(0, 2, 17), 1).unwrap().0;
+    let two = bank.batch(&Draws::new(0, 2, 17), 1).unwrap().latents;
     assert!(two.get(0) != two.get(1), "each window of a batch has noise of its own");
 }
 

@@ -7,7 +7,7 @@ use acdit_codec::Size;
 use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::listing::Listing;
 use acdit_train::procedural::Procedural;
-use acdit_train::{Draws, Interrupt};
+use acdit_train::{Draws, Interrupt, Windows};
 use tch::Tensor;
 
 use crate::clips::{dataset, film_at, vae};
@@ -32,7 +32,7 @@ fn usable_clips_become_labelled_latents_and_the_rest_is_listed() {
     assert_eq!((names.len(), counts, bank.len()), (3, vec![1, 2, 3, 4, 5], 2));
     assert_eq!(bank.latent_shape(), Some([4, 4, 4]));
 
-    let (latents, labels) = bank.batch(&Draws::new(1, 32, 3), 0).unwrap();
+    let Windows { latents, labels, .. } = bank.batch(&Draws::new(1, 32, 3), 0).unwrap();
     assert_eq!((latents.size(), labels.size()), (vec![32, 3, 4, 4, 4, 4], vec![32, 3]));
     let labels = Vec::<i64>::try_from(labels.select(1, 0)).unwrap();
     assert!(labels.contains(&0) && labels.contains(&2) && !labels.contains(&1), "{labels:?}");
