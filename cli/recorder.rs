@@ -4,7 +4,8 @@
 //! That queue never holds anybody up: when it is full the recording ends, and says so. What is recorded is wanted like what
 //! is watched, so that it goes on without viewers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,14 +23,43 @@ use crate::sidecar::{self, Sidecar};
 const QUEUE: usize = 256;
 
 const TOO_SLOW: &str = "the disk did not keep up";
+const NO_ROOM: &str = "all recordings together have reached --recordings-mb";
 const LOST: &str = "the server did not keep up: frames were lost before they were recorded";
 
 /// Where recordings are kept.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) folder: PathBuf,
+    folder: PathBuf,
     /// Fingerprint of the weights.
-    pub(crate) weights: String,
+    weights: String,
+    /// Bytes that all recordings may have together; and those they have, films that are being made among them.
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Place {
+    pub(crate) fn new(folder: PathBuf, weights: String, limit: u64) -> Self {
+        Self { folder, weights, limit, used: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Looks how much there is, since files may have been deleted. Whether there is room for more.
+    fn has_room(&self) -> std::io::Result<bool> {
+        let sizes = std::fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.metadata()?.len()));
+        let used = sizes.sum::<std::io::Result<u64>>()?;
+        self.used.store(used, Ordering::Relaxed);
+        Ok(used < self.limit)
+    }
+
+    /// Whether a packet has room; it is counted if so.
+    fn takes(&self, packet: &Packet) -> bool {
+        let bytes = packet.payload.len() as u64;
+        let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+    }
 }
 
 /// What a recording is made of.
@@ -42,7 +72,7 @@ pub(crate) struct Subject {
 
 /// One session's recordings, one at a time.
 pub(crate) struct Recorder {
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
     inner: Mutex<Inner>,
 }
 
@@ -63,7 +93,7 @@ enum Phase {
 }
 
 impl Recorder {
-    pub(crate) fn new(place: Option<Place>) -> Self {
+    pub(crate) fn new(place: Option<Arc<Place>>) -> Self {
         let inner = Inner { phase: Phase::Idle, viewers: (0, 0), thread: None, reply: None };
         Self { place, inner: Mutex::new(inner) }
     }
@@ -101,6 +131,14 @@ impl Recorder {
             return reply
                 .refused("no_recordings", "this server keeps no recordings: it runs without --recordings");
         };
+        match place.has_room() {
+            Ok(true) => {}
+            Ok(false) => return reply.refused("recordings_full", NO_ROOM),
+            Err(error) => {
+                tracing::error!("a recording did not begin: {}: {error}", place.folder.display());
+                return reply.refused("failed", "the recording could not begin");
+            }
+        }
         let mut inner = self.lock();
         match inner.phase {
             Phase::Idle => {}
@@ -169,10 +207,13 @@ impl Recorder {
         reply.applied(since);
 
         let mut film = Film::new(place.folder.join(format!("{name}.mp4")), info, cut);
-        let written = packets.iter().try_for_each(|packet| film.add(packet));
+        let written = packets.iter().try_for_each(|packet| match place.takes(&packet) {
+            true => film.add(packet).map_err(|error| error.to_string()),
+            false => Err(NO_ROOM.to_owned()),
+        });
         // Whatever comes now finds nobody: this is said before the film is finished, which may take a while.
         let cause = match (&written, self.close()) {
-            (Err(error), _) => Some(error.to_string()),
+            (Err(error), _) => Some(error.clone()),
             (Ok(()), cause) => cause.map(str::to_owned),
         };
         let kept = keep(film, place, subject, &name, cause);
@@ -273,6 +314,20 @@ mod tests {
         recorder.offer(&packet(Kind::H264), 0);
         assert_eq!(packets.iter().count(), 2, "what was taken is written");
         assert_eq!(recorder.close(), Some(TOO_SLOW));
+    }
+
+    #[test]
+    fn recordings_take_no_more_than_they_may() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.mp4"), [0; 7]).unwrap();
+        let place = Place::new(folder.path().into(), String::new(), 9);
+        assert!(place.has_room().unwrap());
+        let packet = packet(Kind::H264); // one byte
+        assert_eq!([(); 3].map(|()| place.takes(&packet)), [true, true, false]);
+        std::fs::write(folder.path().join("b.mp4"), [0; 2]).unwrap();
+        assert!(!place.has_room().unwrap());
+        std::fs::remove_file(folder.path().join("a.mp4")).unwrap();
+        assert!(place.has_room().unwrap() && place.takes(&packet));
     }
 
     #[test]

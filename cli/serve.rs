@@ -66,6 +66,9 @@ pub(crate) struct Serve {
     /// Record sessions into here when their viewers ask for it: MP4, and a log to compute it again
     #[arg(long, value_name = "DIR")]
     recordings: Option<PathBuf>,
+    /// Most that all recordings may take, in megabytes: one that reaches it ends
+    #[arg(long, value_name = "MB", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    recordings_mb: u64,
     #[command(flatten)]
     exposure: ExposureArgs,
     /// Write the times at which a block was begun and encoded into its pictures, for `watch --glass`
@@ -102,8 +105,9 @@ impl Serve {
         if recordings.is_some() && !cfg!(feature = "video") {
             bail!("--recordings: this build cannot write clips (feature `video`)");
         }
-        let recordings = recordings.map(|(folder, weights)| Place { folder, weights });
-        let films = recordings.as_ref().map(|place| place.folder.clone());
+        let limit = self.recordings_mb * 1_000_000;
+        let recordings = recordings.map(|(folder, weights)| Arc::new(Place::new(folder, weights, limit)));
+        let films = recordings.as_ref().map(|place| place.folder().to_owned());
         let engine = Engine::start_batching(world, vae, self.max_batch.into())?;
         let mut config = StreamConfig { settings, ..engine.config(self.seed) };
         config.encoder.display = film::enlarged(engine.frame());

@@ -45,7 +45,7 @@ pub(crate) struct House {
     pub(crate) info: WorldInfo,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) state: Option<State>,
-    pub(crate) recordings: Option<Place>,
+    pub(crate) recordings: Option<Arc<Place>>,
     pub(crate) live: Mutex<BTreeMap<String, Weak<StreamSource>>>,
 }
 

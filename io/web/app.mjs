@@ -172,6 +172,7 @@ async function explain() {
   const session = here();
   const why = await obstacle(session);
   if (stream.playing || session !== here()) return;
+  if (why === "signed out") return location.reload(); // its answer is the page to sign in
   if (why === "gone") stream.close();
   if (why) status.set(why);
   else if (status.state === "taken") status.set("lost");

@@ -1,6 +1,6 @@
 // The list of sessions: look at one, begin one (waiting in line if need be), end one.
 
-import { Refused, beginSession, call, endSession, listSessions, sessionPath } from "/api.mjs";
+import { beginSession, call, endSession, listSessions, sessionPath } from "/api.mjs";
 import { count, element, labelColour, labelName, make, write } from "/dom.mjs";
 import { MAIN, go, here, lead, onPlace, pageOf } from "/place.mjs";
 import { Receipt } from "/receipt.mjs";
@@ -14,14 +14,15 @@ export function openTab(id, answer) {
   window.open(link.href, "_blank");
 }
 
-/** Why a session cannot be watched, which a refused WebSocket does not tell: "gone", "taken" or null. */
+const OBSTACLES = { no_session: "gone", token_needed: "signed out" };
+
+/** Why a session cannot be watched, which a refused WebSocket does not tell: "gone", "taken", "signed out" or null. */
 export async function obstacle(id) {
-  if (id === MAIN) return null;
   try {
     const { private: alone, viewers } = await call("GET", sessionPath(id));
     return alone && viewers > 0 ? "taken" : null;
   } catch (error) {
-    return error instanceof Refused && error.code === "no_session" ? "gone" : null;
+    return OBSTACLES[error.code] ?? null;
   }
 }
 

@@ -60,11 +60,27 @@ await plays(page);
 
 // By a link that holds the token.
 const linked = await freshPage();
+await linked.addInitScript(() => {
+  const Native = WebSocket;
+  globalThis.WebSocket = class extends Native {
+    constructor(...address) {
+      super(...address);
+      globalThis.newestSocket = this;
+    }
+  };
+});
 await linked.goto(`${origin}/?token=${token}&session=main`);
 await plays(linked);
 assert.equal(linked.url(), `${origin}/?session=main`);
+
+// A cookie that is no longer good is asked for again, once the connection ends.
+await linked.context().clearCookies();
+await linked.evaluate(() => newestSocket.close());
+await linked.getByLabel("Token of this server").fill(token);
+await linked.keyboard.press("Enter");
+await plays(linked);
 assert.deepEqual(linked.problems, []);
 
 other.close();
 await browser.close();
-console.log("signed in by form, by a link from elsewhere and by a link with the token");
+console.log("signed in by form, by a link from elsewhere, by a link with the token, and again");

@@ -151,6 +151,28 @@ async fn a_film_holds_what_was_shown_and_its_log_computes_it_again() {
 }
 
 #[tokio::test]
+async fn films_take_no_more_room_than_they_may() {
+    let folder = Folder::with_world();
+    std::fs::create_dir(folder.path("films")).unwrap();
+    let other = |bytes: u64| {
+        std::fs::File::create(folder.path("films/main-1.mp4")).unwrap().set_len(bytes).unwrap();
+    };
+    other(1_000_000);
+    let (_server, address) = serve(&folder, &["--recordings", "films", "--recordings-mb", "1"]);
+    let mut client = Client::connect(&format!("ws://{address}/ws"), Kind::Jpeg).await.unwrap();
+    assert_eq!(refused(&mut client, Request::Record { on: true }).await, "recordings_full");
+    other(980_000);
+    applied(&mut client, Request::Record { on: true }).await;
+    state(&mut client, |state| state.recording.is_some()).await;
+    state(&mut client, |state| state.recording.is_none()).await;
+    let sidecar = get(&address, "/api/recordings/main-2.json");
+    assert!(sidecar["error"].as_str().unwrap().contains("--recordings-mb"), "{sidecar}");
+    let bytes = std::fs::metadata(folder.path("films/main-2.mp4")).unwrap().len();
+    assert!((1_000..40_000).contains(&bytes), "{bytes}: what had room, and the container's own");
+    assert!(frames(&folder, "films/main-2.mp4") >= 4);
+}
+
+#[tokio::test]
 async fn films_end_well_with_the_server_and_can_be_played_after_a_crash() {
     let folder = Folder::with_world();
     let flags = ["--recordings", "films", "--state", "state"];

@@ -59,10 +59,6 @@ impl Tracker {
     pub fn see(&mut self, frames: &[Frame], label: usize) {
         assert_eq!(frames.len(), FRAMES_PER_BLOCK, "frames of a block");
         let seen: Vec<_> = frames.iter().map(|frame| [0, 1].map(|ball| find(frame, ball))).collect();
-        if seen.iter().flatten().all(Option::is_none) {
-            [.., self.state] = self.expected(label);
-            return;
-        }
         let misfit = |state: &State| -> f64 {
             let shown = state.block(label).into_iter().zip(&seen).zip(WEIGHTS);
             let errors = shown.flat_map(|((shown, seen), weight)| {
@@ -76,7 +72,10 @@ impl Tracker {
             errors.sum()
         };
         let believed = numbers(&self.state);
-        let strayed: [f64; NUMBERS] = std::array::from_fn(|number| STRAYED[number / 2 % 2]);
+        let strayed: [f64; NUMBERS] = std::array::from_fn(|number| {
+            let shown = seen.iter().any(|balls| balls[number / 4].is_some());
+            if shown { STRAYED[number / 2 % 2] } else { 0.0 }
+        });
         let (mut mean, mut spread) = (believed, strayed);
         for _ in 0..ROUNDS {
             let mut tried: Vec<(f64, [f64; NUMBERS])> = (0..TRIED)
@@ -88,7 +87,8 @@ impl Tracker {
                     let drawn: [f64; NUMBERS] = std::array::from_fn(step);
                     let state = self.state.at(&drawn);
                     let numbers = numbers(&state); // back inside the box, within the limit of speed
-                    let apart = (0..NUMBERS).map(|n| ((numbers[n] - believed[n]) / strayed[n]).powi(2));
+                    let searched = (0..NUMBERS).filter(|&n| strayed[n] > 0.0);
+                    let apart = searched.map(|n| ((numbers[n] - believed[n]) / strayed[n]).powi(2));
                     (misfit(&state) + apart.sum::<f64>(), numbers)
                 })
                 .collect();
