@@ -8,7 +8,6 @@ use acdit_train::dataset::{BankSize, Dataset, Source};
 use acdit_train::listing::Listing;
 use acdit_train::procedural::Procedural;
 use acdit_train::{Draws, Interrupt, Windows};
-use tch::Tensor;
 
 use crate::clips::{dataset, film_at, vae};
 
@@ -91,9 +90,10 @@ fn procedural_worlds_fill_a_bank_too() {
         let (bank, skipped) = bank_of(4).unwrap();
         assert_eq!((bank.len(), skipped.len()), (3, 0));
         let batch = |step| bank.batch(&Draws::new(7, 6, 4), step).unwrap();
-        let ((a, drawn), (b, _)): ((Tensor, Tensor), (Tensor, Tensor)) = (batch(2), batch(2));
-        assert!(a == b && batch(3).0 != a);
-        let drawn = Vec::<i64>::try_from(drawn.view([-1])).unwrap();
+        let drawn = batch(2);
+        assert!(drawn == batch(2) && batch(3).latents != drawn.latents);
+        assert_eq!(drawn.context, drawn.latents);
+        let drawn = Vec::<i64>::try_from(drawn.labels.view([-1])).unwrap();
         assert!(drawn.iter().all(|label| (0..labels).contains(label)), "{drawn:?}");
         assert!(bank_of(2).unwrap_err().to_string().contains("4 frames per block"));
         assert_eq!(dataset.meta().labels.len() as i64, labels);
