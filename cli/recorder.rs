@@ -131,14 +131,6 @@ impl Recorder {
             return reply
                 .refused("no_recordings", "this server keeps no recordings: it runs without --recordings");
         };
-        match place.has_room() {
-            Ok(true) => {}
-            Ok(false) => return reply.refused("recordings_full", NO_ROOM),
-            Err(error) => {
-                tracing::error!("a recording did not begin: {}: {error}", place.folder.display());
-                return reply.refused("failed", "the recording could not begin");
-            }
-        }
         let mut inner = self.lock();
         match inner.phase {
             Phase::Idle => {}
@@ -190,12 +182,16 @@ impl Recorder {
     /// The recording's thread.
     fn record(&self, place: &Place, subject: &Subject, packets: &Receiver<Packet>, reply: Reply) {
         let Subject { session, handle, hub, info } = subject;
-        let begun = handle.cut().map_err(anyhow::Error::from).and_then(|cut| {
-            let name = sidecar::free_name(&place.folder, session)?;
-            Ok((cut, name))
+        let begun = place.has_room().map_err(anyhow::Error::from).and_then(|has_room| {
+            let begin = || Ok((handle.cut()?, sidecar::free_name(&place.folder, session)?));
+            has_room.then(begin).transpose()
         });
         let (cut, name) = match begun {
-            Ok(begun) => begun,
+            Ok(Some(begun)) => begun,
+            Ok(None) => {
+                self.rest(handle);
+                return reply.refused("recordings_full", NO_ROOM);
+            }
             Err(error) => {
                 tracing::error!("a recording did not begin: {error:#}");
                 self.rest(handle);

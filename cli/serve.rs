@@ -67,7 +67,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIR")]
     recordings: Option<PathBuf>,
     /// Most that all recordings may take, in megabytes: one that reaches it ends
-    #[arg(long, value_name = "MB", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    #[arg(long, value_name = "MB", default_value_t = 10_000, requires = "recordings", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     recordings_mb: u64,
     #[command(flatten)]
     exposure: ExposureArgs,

@@ -7,16 +7,15 @@ use acdit_codec::vae::{Config as VaeConfig, Vae};
 use acdit_model::diffusion::Prediction;
 use acdit_model::{Config, RopeKind};
 use acdit_parallel::{Group, Place, TIMEOUT};
+use acdit_runtime::WorldMeta;
 use acdit_runtime::device::{self, DeviceChoice, Placement, Precision};
-use acdit_runtime::{World, WorldMeta};
+use acdit_train::Start;
 use acdit_train::dagger::Dagger;
 use acdit_train::dataset::{BankSize, Dataset, Skipped, Source};
 use acdit_train::listing::Split;
 use acdit_train::procedural::FRAMES_PER_BLOCK;
-use acdit_train::procedural::Procedural;
 use acdit_train::shards::Shards;
 use acdit_train::world_loop::{self, Memory, Recipe, Run};
-use acdit_train::{Interrupt, LatentBank, Start};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use tch::Kind;
@@ -118,9 +117,10 @@ pub(crate) struct Train {
         value_name = "STREAMS",
         help_heading = "Data",
         requires = "from",
-        conflicts_with = "latents"
+        conflicts_with = "latents",
+        value_parser = clap::value_parser!(u32).range(1..=1 << 19)
     )]
-    dagger: Option<NonZeroUsize>,
+    dagger: Option<u32>,
     /// Token width inside the network
     #[arg(long, default_value_t = 256, help_heading = "Network")]
     hidden: i64,
@@ -233,9 +233,6 @@ impl Train {
         let placement = Placement::select(device, self.dtype)?;
         let blocks = self.data.blocks()?;
         let material = self.material(*seed)?;
-        if self.dagger.is_some() && !material.is_gravity() {
-            bail!("--dagger: only of gravity do frames tell where everything is");
-        }
         let vae = self.vae_of(&material)?;
         let mut meta = material.meta();
         let mut start = self.from.as_deref().map(Start::load).transpose()?;
@@ -250,6 +247,17 @@ impl Train {
         )?;
         if let (Some(start), Material::Shards(_)) = (&start, &material) {
             start.check_vae(&vae)?;
+        }
+        let placed = (placement.device, placement.kind);
+        let dagger = match (self.dagger, &start, &material) {
+            (Some(streams), Some(start), Material::Dataset(dataset)) => {
+                let size = BankSize { clips: streams as usize, ..self.data.amount(dataset)? };
+                Some((Dagger::load(start, &vae, dataset, size, placed).context("--dagger")?, size))
+            }
+            _ => None,
+        };
+        if start.as_ref().is_some_and(|start| !start.knows_labels()) {
+            tracing::warn!("the labels are others: their table is learnt anew");
         }
         let own = prediction != Prediction::Epsilon && self.dagger.is_none();
         let usual = if own { OWN_CONTEXT } else { 0.0 };
@@ -302,11 +310,14 @@ impl Train {
                     dataset.bank(&encoder, amount, &interrupt, |done| bar.set_position(done as u64))?;
                 bar.finish_and_clear();
                 warn_of(&skipped);
-                match (self.dagger, &start) {
-                    (Some(count), Some(start)) => {
-                        self.with_streams(bank, start, count, &dataset, placement, &interrupt)?
+                match dagger {
+                    None => bank,
+                    Some((dagger, size)) => {
+                        let bar = output::progress((size.clips * size.blocks) as u64, "blocks streamed");
+                        let bank = dagger.add_to(&bank, &interrupt, |done| bar.set_position(done as u64))?;
+                        bar.finish_and_clear();
+                        bank
                     }
-                    _ => bank,
                 }
             }
         };
@@ -319,28 +330,6 @@ impl Train {
             let loss = summary.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
             format!("step {}{loss}: {}", summary.step, weights.display())
         })
-    }
-
-    /// Adds streams of the weights to go on from.
-    fn with_streams(
-        &self,
-        bank: LatentBank,
-        start: &Start,
-        count: NonZeroUsize,
-        dataset: &Dataset,
-        placement: Placement,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<LatentBank> {
-        let Some(from) = &self.from else { return Ok(bank) };
-        let world = World::load(from, placement.device, placement.kind)?;
-        let vae = Vae::load(&from.join("vae"), placement.device, placement.kind)?;
-        let BankSize { blocks, .. } = self.data.amount(dataset)?;
-        let (size, seed, count) = (dataset.size, dataset.seed, count.get());
-        let dagger = Dagger { start, world: &world, vae: &vae, count, blocks, size, seed };
-        let bar = output::progress((count * blocks) as u64, "blocks streamed");
-        let bank = dagger.add_to(&bank, interrupt, |done| bar.set_position(done as u64))?;
-        bar.finish_and_clear();
-        Ok(bank)
     }
 
     fn material(&self, seed: u64) -> anyhow::Result<Material> {
@@ -385,12 +374,7 @@ impl Train {
                 let here = format!("--resolution {resolution} and blocks of {FRAMES_PER_BLOCK}");
                 bail!("--from: a network for {width}x{height} in blocks of {frames} frames; here are {here}");
             }
-            if start.with_labels(labels) {
-                if self.dagger.is_some() {
-                    bail!("--dagger: the weights have other labels, and cannot stream under these");
-                }
-                tracing::warn!("the labels are others: their table is learnt anew");
-            }
+            start.with_labels(labels);
             return Ok((start.model.clone(), start.prediction));
         }
         if self.patch < 1 || resolution == 0 || resolution % (downsampling * self.patch) != 0 {
@@ -464,11 +448,6 @@ impl Material {
             Self::Dataset(dataset) => dataset.size.width,
             Self::Shards(shards) => shards.bank.description().width,
         }
-    }
-
-    fn is_gravity(&self) -> bool {
-        let gravity = |dataset: &Dataset| matches!(dataset.source, Source::Procedural(Procedural::Gravity));
-        matches!(self, Self::Dataset(dataset) if gravity(dataset))
     }
 
     fn is_procedural(&self) -> bool {

@@ -138,8 +138,9 @@ async fn a_film_holds_what_was_shown_and_its_log_computes_it_again() {
     println!("{elsewhere}");
     assert_eq!((&elsewhere["same_device"], &elsewhere["blocks"]), (&json!(false), &again["blocks"]));
     assert!(elsewhere["first_difference"].is_object() && elsewhere["film"]["frames"] == 4 * blocks);
-    let ran = replay(&["films/main-1.json", "--dtype", "bf16", "--min-psnr", "99"]);
-    assert!(ran.code == Some(1) && ran.stderr.contains("expected 99 or more"), "{ran:?}");
+    // more than equal pictures have, which those of so small a world may be
+    let ran = replay(&["films/main-1.json", "--dtype", "bf16", "--min-psnr", "101"]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("expected 101 or more"), "{ran:?}");
 
     std::fs::write(folder.path("none.json"), "{}").unwrap();
     let ran = replay(&["none.json"]);

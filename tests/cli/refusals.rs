@@ -154,9 +154,14 @@ fn the_other_verbs_say_what_is_missing() {
     refused(&folder, &[&from[..], &["--vae", vae]].concat(), "--vae: world has a VAE of its own");
     refused(&folder, &[&gravity[..], &["--dagger", "2"]].concat(), "--from <DIR>");
     let dagger = ["--resolution", "16", "--dagger", "2"];
-    refused(&folder, &[&from[..], &dagger].concat(), "--dagger: the weights have other labels");
-    let maze = ["train", "--dataset", "maze", "--from", "world", "--out", "run", "--dagger", "2"];
-    refused(&folder, &maze, "--dagger: only of gravity");
+    refused(
+        &folder,
+        &[&from[..], &dagger].concat(),
+        "--dagger: weights with other labels than the clips cannot stream",
+    );
+    let maze = ["train", "--dataset", "maze", "--from", "world", "--out", "run"];
+    refused(&folder, &[&maze[..], &dagger].concat(), "only of gravity do frames tell");
+    refused(&folder, &[&from[..], &["--dagger", "0"]].concat(), "0 is not in 1..=524288");
     let own = ["--prediction", "epsilon", "--self-context", "0.5"];
     refused(&folder, &[&gravity[..], &own].concat(), "own context needs a network that predicts");
     let ucf = ["train", "--dataset", "ucf101", "--vae", vae, "--out", "run"];

@@ -110,8 +110,8 @@ impl Draws {
 pub struct Windows {
     /// What is to be learnt: (N, T, F, C, h, w).
     pub latents: Tensor,
-    /// What later blocks go on from, likewise: the same, but of clips that a network made (see [`crate::dagger`]).
-    pub context: Tensor,
+    /// What later blocks go on from, likewise, where that is something else: of clips that a network made (see [`crate::dagger`]).
+    pub context: Option<Tensor>,
     /// (N, T).
     pub labels: Tensor,
 }
@@ -181,6 +181,7 @@ impl LatentBank {
         let [f, c, h, w] = windows.first().map_or([0; 4], |window| window.clip.block);
         let mut latents = Vec::with_capacity(batch * blocks * f * c * h * w);
         let mut labels = Vec::with_capacity(batch * blocks);
+        let any_made = windows.iter().any(|window| window.clip.made.is_some());
         let mut context = Vec::new();
         for Window { clip, start, latents: from, noise } in &windows {
             let (bytes, place) = (clip.bytes_of(*start..start + blocks), latents.len());
@@ -195,14 +196,15 @@ impl LatentBank {
             }
             match &clip.made {
                 Some(made) => context.extend(numbers(&made[bytes])),
-                None => context.extend_from_slice(&latents[place..]),
+                None if any_made => context.extend_from_slice(&latents[place..]),
+                None => {}
             }
             labels.extend_from_slice(&clip.labels[*start..start + blocks]);
         }
         let labels = Tensor::from_slice(&labels).view([batch as i64, blocks as i64]);
-        let [latents, context] =
-            [latents, context].map(|numbers| tensor(&numbers, &[batch, blocks, f, c, h, w]));
-        Ok(Windows { latents, context, labels })
+        let shape = [batch, blocks, f, c, h, w];
+        let context = any_made.then(|| tensor(&context, &shape));
+        Ok(Windows { latents: tensor(&latents, &shape), context, labels })
     }
 
     /// The windows of all processes.
@@ -331,7 +333,7 @@ pub(crate) mod tests {
         let Windows { latents, context, labels } = bank.batch(&Draws::new(1, 300, 3), 0).unwrap();
         let rows =
             |tensor: Tensor| Vec::<Vec<f64>>::try_from(tensor.to_kind(Kind::Double).view([300, 3])).unwrap();
-        let (latents, context, labels) = (rows(latents), rows(context), rows(labels));
+        let (latents, context, labels) = (rows(latents), rows(context.unwrap()), rows(labels));
         let mut seen = 0;
         for ((latents, context), labels) in latents.into_iter().zip(context).zip(labels) {
             if labels[0] == 7.0 {

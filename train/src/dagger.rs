@@ -6,38 +6,34 @@
 //! go on from where they are. Here the simulator is the expert: it looks at what the network has shown, says what
 //! the rules make of that, and that is what the next block is to learn.
 
+use std::path::Path;
+
 use acdit_codec::vae::Vae;
 use acdit_codec::{Frame, Size, color};
 use acdit_runtime::{Session, Settings, StepInput, World, step_batch};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::bank::{Clip, Latents, Numbers};
 use crate::checkpoint::bytes;
+use crate::dataset::{BankSize, Dataset, Source};
 use crate::description::Streams;
 use crate::gravity::tracker::Tracker;
 use crate::gravity::{self, State};
+use crate::procedural::Procedural;
 use crate::{Error, Interrupt, LatentBank, Start, seeds};
 
 /// Streams that are made as one batch.
 const TOGETHER: usize = 16;
 
-/// Streams of `gravity` for a bank, and who makes them.
+/// A network that streams, and what its streams begin with.
 #[derive(Debug)]
-pub struct Dagger<'a> {
-    /// The weights that training goes on from.
-    pub start: &'a Start,
-    /// They themselves.
-    pub world: &'a World,
-    /// Their VAE.
-    pub vae: &'a Vae,
-    /// How many streams.
-    pub count: usize,
-    /// Blocks of each, those of the simulator that it begins with among them.
-    pub blocks: usize,
-    /// Size of a frame.
-    pub size: Size,
-    /// Of all that is random.
-    pub seed: u64,
+pub struct Dagger {
+    world: World,
+    vae: Vae,
+    frame: Size,
+    seed: u64,
+    blocks: usize,
+    streams: Streams,
 }
 
 /// A stream that is being made.
@@ -51,8 +47,37 @@ struct Stream {
     lesson: Vec<u8>,
 }
 
-impl Dagger<'_> {
-    /// Adds the streams to `bank`; `progress` is told how many blocks are done of `count` × `blocks`.
+impl Dagger {
+    /// The network of `start`, which computes in `kind`, with the VAE in the folder `vae`. `size.clips` streams of `size.blocks`
+    /// blocks each, those of the simulator that a stream begins with among them.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for another world than `gravity`, and for labels that the network does not know; [`Error::Runtime`] and
+    /// [`Error::Codec`] for files that are missing or damaged.
+    pub fn load(
+        start: &Start,
+        vae: &Path,
+        dataset: &Dataset,
+        size: BankSize,
+        (device, kind): (Device, Kind),
+    ) -> Result<Self, Error> {
+        if !matches!(dataset.source, Source::Procedural(Procedural::Gravity)) {
+            let why = "only of gravity do frames tell where everything is";
+            return Err(Error::Options(format!("a network's streams cannot be corrected: {why}")));
+        }
+        dataset.check(size)?;
+        if !start.knows_labels() {
+            let text = "weights with other labels than the clips cannot stream under these";
+            return Err(Error::Options(text.into()));
+        }
+        let world = World::load(&start.folder, device, kind)?;
+        // as clips are encoded: a lesson's precision is what is learnt
+        let vae = Vae::load(vae, device, Kind::Float)?;
+        let streams = Streams { count: size.clips, weights: start.fingerprint.clone() };
+        Ok(Self { world, vae, frame: dataset.size, seed: dataset.seed, blocks: size.blocks, streams })
+    }
+
+    /// Adds the streams to `bank`; `progress` is told how many of their blocks are done.
     ///
     /// # Errors
     /// [`Error::Interrupted`] if asked to end; [`Error::Runtime`] for a step that failed; [`Error::Codec`] for frames that do
@@ -63,11 +88,11 @@ impl Dagger<'_> {
         interrupt: &Interrupt,
         mut progress: impl FnMut(usize),
     ) -> Result<LatentBank, Error> {
-        let (mut clips, mut done) = (Vec::with_capacity(self.count), 0);
-        let numbers: Vec<u64> = (0..self.count as u64).collect();
-        for numbers in numbers.chunks(TOGETHER) {
+        let (mut clips, mut done) = (Vec::new(), 0);
+        for first in (0..self.streams.count).step_by(TOGETHER) {
+            let numbers = first..self.streams.count.min(first + TOGETHER);
             let mut streams: Vec<Stream> =
-                numbers.iter().map(|&number| self.begin(number)).collect::<Result<_, _>>()?;
+                numbers.map(|number| self.begin(number as u64)).collect::<Result<_, _>>()?;
             let begun = streams.first().map_or(0, |stream| stream.labels.len());
             for _ in begun..self.blocks {
                 interrupt.check()?;
@@ -75,22 +100,22 @@ impl Dagger<'_> {
                 done += streams.len();
                 progress(done);
             }
-            clips.extend(streams.into_iter().map(|stream| stream.clip(self.world)));
+            clips.extend(streams.into_iter().map(|stream| stream.clip(&self.world)));
         }
-        Ok(bank.with(Streams { count: self.count, weights: self.start.fingerprint.clone() }, clips))
+        Ok(bank.with(self.streams.clone(), clips))
     }
 
     /// A stream that has seen a window of the simulator's frames.
     fn begin(&self, number: u64) -> Result<Stream, Error> {
         let seed = seeds::streamed(self.seed, number);
-        let settings = Settings::of(self.world, seed);
+        let settings = Settings::of(&self.world, seed);
         let mut simulator = gravity::World::new(seed);
         let labels: Vec<usize> =
             (0..settings.window.min(self.blocks)).map(|_| simulator.next_label()).collect();
         let states: Vec<State> = labels.iter().flat_map(|&label| simulator.block(label)).collect();
         let latents = self.encode(&self.paint(states)?)?;
-        let mut session = Session::new(self.world, settings)?;
-        session.prime(self.world, &latents, self.world.model.null_label())?;
+        let mut session = Session::new(&self.world, settings)?;
+        session.prime(&self.world, &latents, self.world.model.null_label())?;
         let tracker = Tracker::new(*simulator.state(), seed);
         let made = bytes(&latents)?;
         let labels = labels.into_iter().map(|label| label as i64).collect();
@@ -107,7 +132,7 @@ impl Dagger<'_> {
         let mut due: Vec<_> = (streams.iter_mut().zip(&labels))
             .map(|(stream, &label)| (&mut stream.session, input(label)))
             .collect();
-        let blocks = step_batch(self.world, &mut due, TOGETHER)
+        let blocks = step_batch(&self.world, &mut due, TOGETHER)
             .into_iter()
             .map(|stepped| Ok(stepped?.0.latents))
             .collect::<Result<Vec<Tensor>, Error>>()?;
@@ -125,7 +150,7 @@ impl Dagger<'_> {
     }
 
     fn paint(&self, states: impl IntoIterator<Item = State>) -> Result<Vec<Frame>, Error> {
-        Ok(states.into_iter().map(|state| gravity::render(&state, self.size)).collect::<Result<_, _>>()?)
+        Ok(states.into_iter().map(|state| gravity::render(&state, self.frame)).collect::<Result<_, _>>()?)
     }
 
     /// Latents (frames, C, h, w) f32 on the CPU.

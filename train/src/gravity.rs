@@ -124,7 +124,9 @@ impl World {
     /// # Panics
     /// When `label` is not an index into [`LABELS`].
     pub fn block(&mut self, label: usize) -> [State; FRAMES_PER_BLOCK] {
-        std::array::from_fn(|_| self.step(label))
+        let states = self.state.block(label);
+        [.., self.state] = states;
+        states
     }
 
     /// Advances one frame under `label`; see [`World::block`].

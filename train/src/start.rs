@@ -55,13 +55,17 @@ impl Start {
     }
 
     /// For a dataset whose labels have these names. Where they are others than before, their table is learnt anew and the
-    /// rest goes on. Returns whether that is so.
-    pub fn with_labels(&mut self, names: &[String]) -> bool {
+    /// rest goes on.
+    pub fn with_labels(&mut self, names: &[String]) {
         let same = self.model.num_classes == names.len() as i64
             && self.meta.as_ref().is_none_or(|meta| meta.label_names() == names);
         self.model.num_classes = names.len() as i64;
         self.new_labels = !same;
-        self.new_labels
+    }
+
+    /// Whether it has learnt the labels that it goes on with.
+    pub fn knows_labels(&self) -> bool {
+        !self.new_labels
     }
 
     /// How streams of it are sampled, if somebody said; what it learns from now on does not change that.

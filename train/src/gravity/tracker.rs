@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::judge::find;
-use super::{Ball, State};
+use super::{Ball, State, norm, sub};
 use crate::procedural::FRAMES_PER_BLOCK;
 
 /// Rounds of the search, states tried in each, and how many of the best the next round is drawn around.
@@ -64,7 +64,7 @@ impl Tracker {
             let errors = shown.flat_map(|((shown, seen), weight)| {
                 [0, 1].map(|ball| {
                     seen[ball].map_or(0.0, |centre| {
-                        let off = super::norm(super::sub(shown.balls[ball].centre, centre)) / SEEN;
+                        let off = norm(sub(shown.balls[ball].centre, centre)) / SEEN;
                         weight * off * off
                     })
                 })
@@ -129,7 +129,7 @@ mod tests {
     use acdit_codec::Size;
     use rand::Rng;
 
-    use super::super::{World, norm, render, sub};
+    use super::super::{World, render};
     use super::*;
 
     const SIZE: Size = Size { width: 64, height: 64 };

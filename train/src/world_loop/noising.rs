@@ -89,10 +89,12 @@ impl<'a> Noising<'a> {
         tch::manual_seed((self.recipe.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)) as i64);
         let labels = windows.labels.to_device(self.device);
         let (n, t) = (labels.size()[0], labels.size()[1]);
-        let [clean, context] = [&windows.latents, &windows.context].map(|latents| {
+        let tokens = |latents: &Tensor| {
             let tokens = self.patcher.tokens(&latents.to_device(self.device).flatten(0, 1)); // (N·T, B, p²·C)
             tokens.view([n, t, tokens.size()[1], tokens.size()[2]])
-        });
+        };
+        let clean = tokens(&windows.latents);
+        let context = windows.context.as_ref().map_or_else(|| clean.shallow_clone(), tokens);
         let (all, mine) = (n * self.group.world() as i64, |drawn: &Tensor| self.group.rows_of(drawn));
         let shape = [all, t, clean.size()[2], clean.size()[3]];
         let normal = || mine(&Tensor::randn(shape, (Kind::Float, self.device)));
@@ -216,7 +218,7 @@ mod tests {
             let [frames, c, h, w] = recipe.model.block_shape();
             let latents = Tensor::zeros([64, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
             let labels = Tensor::full([64, 6], 3, (Kind::Int64, Device::Cpu));
-            let windows = Windows { context: latents.shallow_clone(), latents, labels };
+            let windows = Windows { latents, context: None, labels };
             let group = Group::alone();
             let example = Noising::new(&schedule, &recipe, &group, Device::Cpu).unwrap().batch(0, &windows);
             let labels: Vec<Vec<i64>> = Vec::try_from(&example.batch.labels).unwrap();
@@ -238,7 +240,7 @@ mod tests {
         let [frames, c, h, w] = all.model.block_shape();
         let latents = Tensor::zeros([8, 6, frames, c, h, w], (Kind::Float, Device::Cpu));
         let labels = Tensor::zeros([8, 6], (Kind::Int64, Device::Cpu));
-        let windows = Windows { context: latents.shallow_clone(), latents, labels };
+        let windows = Windows { latents, context: None, labels };
         let group = Group::alone();
         let distinct = |recipe: &Recipe| {
             let noising = Noising::new(&schedule, recipe, &group, Device::Cpu).unwrap();
