@@ -98,7 +98,7 @@ export class Player {
     const due = again || header.paced ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
     this.#newest = Math.max(this.#newest, header.frame);
     this.#queue.push({ picture, header: { ...header, decoded: performance.now() }, due });
-    if (this.#queue.length > QUEUE) this.#queue.shift().picture.close();
+    if (this.#queue.length > QUEUE) this.#pass(this.#queue.shift());
     // A hidden page gets no animation frames: keep the newest picture current and hold nothing.
     if (document.hidden) this.#draw(Infinity);
   }
@@ -112,10 +112,7 @@ export class Player {
   #draw(until) {
     let newest;
     while (this.#queue.length && this.#queue[0].due <= until) {
-      if (newest) {
-        newest.picture.close();
-        this.#onPass(newest.header);
-      }
+      if (newest) this.#pass(newest);
       newest = this.#queue.shift();
     }
     if (!newest) return;
@@ -126,6 +123,12 @@ export class Player {
     const header = { ...newest.header, drawn: performance.now() };
     this.#drawn.push(header);
     this.#onDraw(header);
+  }
+
+  /** Has no time to be seen. */
+  #pass({ picture, header }) {
+    picture.close();
+    this.#onPass(header);
   }
 
   #clear() {

@@ -199,7 +199,9 @@ impl Seat {
     /// What is to be shown without a step, if anything is and there is room for it: the next block of a clip's own frames, or
     /// the picture before the next block.
     pub(super) fn next_to_show(&mut self, world: &World, now: Duration) -> Option<Job> {
-        if self.in_flight >= BLOCKS_IN_FLIGHT {
+        // A clip that nobody sees yet waits: whoever has sent it is still on the way to the session that it began.
+        let unseen = !self.opening.is_empty() && !self.demand.is_any();
+        if self.in_flight >= BLOCKS_IN_FLIGHT || unseen {
             return None;
         }
         let Some((block, frames)) = self.opening.pop_front() else {

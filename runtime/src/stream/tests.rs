@@ -11,6 +11,7 @@ use super::*;
 use crate::pipeline::EncodeH264;
 use crate::{PacketKind, WindowMode};
 
+mod real_frames;
 mod side_by_side;
 
 const FRAME: Size = Size { width: 2, height: 2 };
@@ -271,47 +272,6 @@ fn a_restart_opens_a_generation_with_a_keyframe() {
     assert_eq!(state.seed, 8);
     stream.handle.apply(Control::Restart { seed: None }).unwrap();
     assert_eq!(wait(&stream, |state| state.generation == 2).seed, 9);
-}
-
-#[test]
-fn a_continued_clip_opens_with_its_own_pixels() {
-    let engine = start(stages());
-    let stream = open(&engine, 1);
-    stream.handle.viewers(1, 0);
-    stream.handle.apply(Control::Pause).unwrap();
-    let clip: Vec<Frame> = (0..7).map(|index| picture(40 + index)).collect();
-    assert_eq!(stream.handle.apply(Control::Continue { frames: clip.clone() }), Ok(0));
-    let opening: Vec<Packet> = std::iter::repeat_with(|| stream.packets.recv().unwrap().item)
-        .skip_while(|packet| packet.generation == 0)
-        .take(4)
-        .collect();
-    for (packet, frame) in opening.iter().zip(0..) {
-        assert_eq!((packet.frame, packet.block, packet.injected), (frame, frame / 2, true));
-        assert_eq!(packet.payload, clip[3 + frame as usize].rgb(), "the last two blocks of seven frames");
-    }
-    assert!(opening[0].keyframe);
-    let generated = steps(&stream, 1);
-    assert_eq!((generated[0].block, generated[0].frame, generated[0].injected), (2, 4, false));
-
-    let world = world();
-    let sampling = Sampling { steps: 2, ..world.meta.sampling };
-    let mut session = Session::new(&world, Settings { sampling, ..Settings::of(&world, 1) }).unwrap();
-    session.prime(&world, &read(&clip[3..]).unwrap(), 0).unwrap();
-    let block = session.step(&world, &StepInput { label: 0, inject: None }).unwrap();
-    assert_eq!(generated[1].payload, show(&block.latents).unwrap()[1].rgb());
-}
-
-#[test]
-fn injected_frames_lead_the_next_block() {
-    let engine = start(stages());
-    let stream = open(&engine, 1);
-    stream.handle.apply(Control::Pause).unwrap(); // before anyone watches: no block is made that the packets begin with
-    stream.handle.viewers(1, 0);
-    stream.handle.apply(Control::Restart { seed: None }).unwrap();
-    assert_eq!(stream.handle.apply(Control::Inject { frames: vec![picture(51)] }), Ok(0));
-    let packets = steps(&stream, 2);
-    assert_eq!(packets.iter().map(|p| p.injected).collect::<Vec<_>>(), [true, false, false, false]);
-    assert_eq!(packets[0].payload, show(&read(&[picture(51)]).unwrap()).unwrap()[0].rgb());
 }
 
 #[test]
