@@ -13,7 +13,6 @@
 //! **Atomicity.** Everything is computed before anything is committed. A row that is not finite fails alone. If a batch
 //! fails as a whole, as when memory is out, each of its sessions is tried alone.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use acdit_model::RopeTable;
@@ -22,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::engine::MAX_STREAMS;
+use crate::error::caught;
 use crate::session::Purpose;
 use crate::window::positions;
 use crate::{Block, Error, Result, Sampling, Session, StepInput, Timings, Window, WindowMode, World};
@@ -179,15 +179,10 @@ fn compute_or_each(world: &World, members: &[&Member]) -> Vec<Result<(Computed, 
     }
 }
 
-/// [`compute`], with panics of the tensor library as errors: tch panics where libtorch throws, as when memory is out.
+/// [`compute`], with panics of the tensor library as errors.
 fn attempt(world: &World, members: &[&Member]) -> Result<Vec<Result<(Computed, Timings)>>> {
     // Sessions and world are only read, so a panic leaves none of them half changed.
-    catch_unwind(AssertUnwindSafe(|| compute(world, members))).unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().map(String::as_str);
-        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        let reason = words.lines().next().unwrap_or_default().to_owned();
-        Err(Error::Step { block: members[0].session.index(), reason })
-    })
+    caught(|| compute(world, members))
 }
 
 /// The blocks of a batch. A row that is not finite fails; the others do not see it.

@@ -103,6 +103,54 @@ pub struct Cut {
     pub turn: u64,
 }
 
+/// Why a block was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Where.
+    pub stage: Stage,
+    /// For the operator: the error's words.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.stage, self.reason)
+    }
+}
+
+/// A part of a block's way to its viewers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Noise to latents.
+    Denoise,
+    /// Latents to pixels.
+    Decode,
+    /// Pixels to packets.
+    Encode,
+}
+
+impl Stage {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+            Self::Encode => "encode",
+        }
+    }
+
+    pub(crate) fn failed(self, error: &Error) -> Failure {
+        Failure { stage: self, reason: error.to_string() }
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Where a stream stands. Announced whenever it changes; only the newest is kept for a slow reader.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct State {
@@ -127,7 +175,9 @@ pub struct State {
     /// Blocks lost to failures, in any stage.
     pub failures: u64,
     /// The newest failure, if there ever was one.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
+    /// The stream is paused because block after block failed; [`Control::Resume`] tries again.
+    pub gave_up: bool,
     /// Figures of the newest block's latents; none before the first of a generation.
     pub latents: Option<Moments>,
     /// Fingerprint of the newest block's latents, in hexadecimal.

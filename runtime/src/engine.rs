@@ -15,8 +15,9 @@ use tch::Tensor;
 
 pub(crate) use self::seat::{Opening, Seat};
 use crate::batch::Stepped;
-use crate::pipeline::{BLOCKS_IN_FLIGHT, Job};
-use crate::{Control, Cut, Error, Outcome, Refusal, Result, Session, StepInput, Timeline, Timings, World};
+use crate::error::caught;
+use crate::pipeline::{self, BLOCKS_IN_FLIGHT, Job};
+use crate::{Control, Cut, Error, Outcome, Refusal, Result, Session, StepInput, Timeline, World};
 
 /// Names a stream for as long as its engine runs; never used twice.
 pub(crate) type StreamId = u64;
@@ -57,7 +58,7 @@ pub(crate) enum Event {
     /// A stream's [`Demand`](crate::pipeline::Demand) changed.
     Demand,
     /// A block left the pipeline: published with these timings, dropped as stale, or lost.
-    Done { stream: StreamId, result: std::result::Result<Option<Timings>, String> },
+    Done { stream: StreamId, result: pipeline::Outcome },
     /// The engine's last handle is gone.
     Shutdown,
 }
@@ -108,7 +109,10 @@ impl Worker {
             }
         }
         let now = self.origin.elapsed();
-        self.seats.values_mut().for_each(|seat| seat.run_or_rest(now));
+        for seat in self.seats.values_mut() {
+            seat.run_or_rest(now);
+            seat.answer_pauses();
+        }
         true
     }
 
@@ -128,7 +132,11 @@ impl Worker {
                     reply(Err(Refusal::stopped()));
                     return true;
                 };
-                reply(seat.control(&self.world, &mut self.encode_frames, control, now));
+                let pauses = matches!(control, Control::Pause);
+                match caught(|| seat.control(&self.world, &mut self.encode_frames, control, now)) {
+                    Ok(block) if pauses => seat.pausing(block, reply),
+                    outcome => reply(outcome),
+                }
             }
             Event::Timeline { stream, reply } => {
                 if let Some(seat) = self.seats.get(&stream) {
@@ -157,7 +165,7 @@ impl Worker {
         if self.seats.len() >= MAX_STREAMS {
             return Err(Error::Full { streams: MAX_STREAMS });
         }
-        let seat = Seat::open(&self.world, opening, now)?;
+        let seat = caught(|| Seat::open(&self.world, opening, now))?;
         self.seats.insert(seat.id(), seat);
         Ok(())
     }
@@ -166,8 +174,16 @@ impl Worker {
     fn show_openings(&mut self) {
         let now = self.origin.elapsed();
         for seat in self.seats.values_mut() {
-            while let Some(job) = seat.next_to_show(&self.world, now) {
-                send(&self.jobs, job);
+            let mut next = || caught(|| Ok::<_, Error>(seat.next_to_show(&self.world, now)));
+            loop {
+                match next() {
+                    Ok(Some(job)) => send(&self.jobs, job),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!("a picture before a block is not shown: {error}");
+                        break;
+                    }
+                }
             }
         }
     }

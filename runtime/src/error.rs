@@ -1,5 +1,7 @@
 //! What can go wrong between a weights folder and a packet.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -41,11 +43,9 @@ pub enum Error {
         /// The block's index.
         block: u64,
     },
-    /// The tensor library gave up in the middle of a block, as when memory is out; nothing was committed.
-    #[error("block {block} could not be computed: {reason}")]
-    Step {
-        /// The block's index.
-        block: u64,
+    /// The tensor library gave up in the middle of something, as when memory is out.
+    #[error("it could not be computed: {reason}")]
+    Library {
         /// The library's words.
         reason: String,
     },
@@ -129,3 +129,15 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Does `what`, with panics of the tensor library as [`Error::Library`]: tch panics where libtorch throws. For threads that
+/// serve many streams; `what` must leave nothing half changed where it calls the library.
+pub(crate) fn caught<T, E: From<Error>>(
+    what: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err(Error::Library { reason: words.lines().next().unwrap_or_default().to_owned() }.into())
+    })
+}

@@ -20,7 +20,7 @@ mod window;
 mod world;
 
 pub use batch::{Row, Stepped, step_batch};
-pub use control::{Control, Cut, Outcome, Refusal, State};
+pub use control::{Control, Cut, Failure, Outcome, Refusal, Stage, State};
 pub use engine::{MAX_BATCH, MAX_STREAMS};
 pub use error::{Error, Result};
 pub use pace::Pace;

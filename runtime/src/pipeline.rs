@@ -16,7 +16,8 @@ use crossbeam::channel::{Receiver, Sender, select};
 use tch::Tensor;
 
 use crate::engine::{Event, StreamId};
-use crate::{Producer, Result, Timings};
+use crate::error::caught;
+use crate::{Failure, Producer, Result, Stage, Timings};
 
 /// Blocks of one stream between the engine and the ring: one being decoded, one being encoded. A block more would be
 /// latency; when both are there, the engine makes no block for the stream.
@@ -132,7 +133,7 @@ pub(crate) fn decode_blocks(jobs: &Receiver<Job>, decode: &mut Decode, events: &
                 continue;
             }
             Content::Pixels(frames) => Ok(frames),
-            Content::Latents(latents) => decode(&latents),
+            Content::Latents(latents) => caught(|| decode(&latents)),
         };
         timings.decode = started.elapsed().as_secs_f64();
         match frames {
@@ -140,13 +141,16 @@ pub(crate) fn decode_blocks(jobs: &Receiver<Job>, decode: &mut Decode, events: &
                 // Fails only when the encode thread is gone, and then nobody waits for the block.
                 let _ = route.pictures.send(Pictures { place, frames, begun, timings });
             }
-            Err(error) => report(events, route.id, Err(format!("decode: {error}"))),
+            Err(error) => report(events, route.id, Err(Stage::Decode.failed(&error))),
         }
     }
 }
 
+/// What became of a block: what it cost, nothing if it was dropped as stale, or why it was lost.
+pub(crate) type Outcome = std::result::Result<Option<Timings>, Failure>;
+
 /// Hands a block's place in the pipeline back. Fails only when the engine is gone, which needs no news.
-fn report(events: &Sender<Event>, stream: StreamId, result: std::result::Result<Option<Timings>, String>) {
+fn report(events: &Sender<Event>, stream: StreamId, result: Outcome) {
     let _ = events.send(Event::Done { stream, result });
 }
 
@@ -230,7 +234,7 @@ impl Encoding {
             let first = place.keyframe && number == place.first_frame;
             let frame = if self.stage.barcode { stamped(frame, begun, &timings) } else { frame };
             if let Err(error) = self.publish(place, number, &frame, !follows || first) {
-                failure = Some(format!("encode: {error}"));
+                failure = Some(Stage::Encode.failed(&error));
             }
             self.newest = Some((place, number, frame));
         }
@@ -265,7 +269,7 @@ impl Encoding {
             Some(encode) => encode,
             None => self.h264.insert(open()?),
         };
-        match encode(frame, keyframe) {
+        match caught(|| encode(frame, keyframe)) {
             Ok((payload, keyframe)) => {
                 self.broken = false;
                 self.push(PacketKind::H264, place, number, payload, keyframe);

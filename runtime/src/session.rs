@@ -126,7 +126,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Input`] for a label or injection that does not fit, [`Error::Diverged`] for latents that are not finite,
-    /// [`Error::ImageComplete`], [`Error::Model`], [`Error::Step`]. The session is as before.
+    /// [`Error::ImageComplete`], [`Error::Model`], [`Error::Library`]. The session is as before.
     pub fn step(&mut self, world: &World, input: &StepInput) -> Result<Block, Error> {
         self.step_at(world, input, Row::ALONE)
     }

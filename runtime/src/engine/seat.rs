@@ -7,15 +7,15 @@ use std::time::{Duration, SystemTime};
 use acdit_codec::Frame;
 use tch::Tensor;
 
-use super::{EncodeFrames, StreamId};
+use super::{EncodeFrames, Reply, StreamId};
 use crate::batch::Stepped;
-use crate::pipeline::{BLOCKS_IN_FLIGHT, Content, Demand, Job, Place, Route};
+use crate::pipeline::{self, BLOCKS_IN_FLIGHT, Content, Demand, Job, Place, Route};
 use crate::{
-    Beginning, Block, Control, Cut, Error, Moments, Outcome, Pace, Producer, Refusal, Result, Sampling,
-    Session, Settings, State, StepInput, Timeline, Timings, World, turns,
+    Beginning, Block, Control, Cut, Error, Failure, Moments, Outcome, Pace, Producer, Refusal, Result,
+    Sampling, Session, Settings, Stage, State, StepInput, Timeline, Timings, World, turns,
 };
 
-/// Steps of a stream that may fail one after the other; then it is paused.
+/// Blocks of a stream that may fail in one stage one after the other; then it is paused.
 const MAX_FAILURES: u32 = 3;
 
 /// Single steps asked for and not yet made; more are refused as busy.
@@ -56,7 +56,12 @@ pub(crate) struct Seat {
     falls_in: bool,
     /// Blocks in the pipeline.
     in_flight: usize,
+    /// Answers to pauses, each with the next block, that wait until nothing moves any more.
+    pausing: Vec<(u64, Reply)>,
+    /// Steps that failed since the last block.
     failures_in_a_row: u32,
+    /// Blocks lost in the pipeline since the last that came through.
+    lost_in_a_row: u32,
     next_frame: u64,
     state: State,
     states: Producer<State>,
@@ -83,7 +88,9 @@ impl Seat {
             cut: false,
             falls_in,
             in_flight: 0,
+            pausing: Vec::new(),
             failures_in_a_row: 0,
+            lost_in_a_row: 0,
             next_frame: 0,
             state: State::default(),
             states,
@@ -160,7 +167,6 @@ impl Seat {
 
     /// Takes the outcome of a step; a block goes on as a job. `leader` is the clock of a stream of the same batch.
     pub(super) fn scatter(&mut self, stepped: Stepped, now: Duration, leader: Option<&Pace>) -> Option<Job> {
-        // Injected frames are for one block, and frames that cannot be sampled with would fail every time.
         let inject = self.inject.take();
         let job = match stepped {
             Ok((block, timings)) => {
@@ -183,12 +189,11 @@ impl Seat {
                 Some(self.job(&block, Content::Latents(block.latents.shallow_clone()), timings))
             }
             Err(error) => {
-                self.lose(format!("generate: {error}"));
+                // Frames that cannot be sampled with would fail every time; what else fails may pass, and they were promised.
+                let to_blame = matches!(error, Error::Diverged { .. } | Error::Input(_));
                 self.failures_in_a_row += 1;
-                if self.failures_in_a_row >= MAX_FAILURES {
-                    self.timeline.set_paused(true);
-                    self.steps = 0;
-                }
+                self.lose(Stage::Denoise.failed(&error), self.failures_in_a_row);
+                self.inject = inject.filter(|_| !to_blame && !self.state.gave_up);
                 None
             }
         };
@@ -233,14 +238,36 @@ impl Seat {
     }
 
     /// A block has left the pipeline.
-    pub(super) fn back(&mut self, result: std::result::Result<Option<Timings>, String>) {
+    pub(super) fn back(&mut self, result: pipeline::Outcome) {
         self.in_flight -= 1;
         match result {
-            Ok(Some(timings)) => self.state.timings = timings,
+            Ok(Some(timings)) => {
+                self.lost_in_a_row = 0;
+                self.state.timings = timings;
+            }
             Ok(None) => return,
-            Err(failure) => self.lose(failure),
+            Err(failure) => {
+                self.lost_in_a_row += 1;
+                self.lose(failure, self.lost_in_a_row);
+            }
         }
         self.announce();
+    }
+
+    /// Answers a pause when nothing moves any more: what was under way is still shown.
+    pub(super) fn pausing(&mut self, block: u64, reply: Reply) {
+        self.pausing.push((block, reply));
+    }
+
+    /// Answers the pauses that are in effect, or over.
+    pub(super) fn answer_pauses(&mut self) {
+        let to_show = self.in_flight > 0 || !self.opening.is_empty() && self.demand.is_any();
+        if to_show && self.timeline.is_paused() {
+            return;
+        }
+        for (block, reply) in self.pausing.drain(..) {
+            reply(Ok(block));
+        }
     }
 
     /// Does what was asked, or nothing.
@@ -273,7 +300,7 @@ impl Seat {
             Control::Resume => {
                 self.timeline.set_paused(false);
                 self.steps = 0;
-                self.failures_in_a_row = 0;
+                self.try_again();
                 self.timeline.index()
             }
             Control::Step => {
@@ -281,6 +308,7 @@ impl Seat {
                     return Err(Refusal::busy());
                 }
                 self.timeline.set_paused(true);
+                self.try_again();
                 self.steps += 1;
                 self.timeline.index() + u64::from(self.steps) - 1
             }
@@ -348,7 +376,7 @@ impl Seat {
         self.still = self.timeline.is_paused() && self.opening.is_empty();
         self.falls_in = false;
         self.steps = 0;
-        self.failures_in_a_row = 0;
+        self.try_again();
         self.next_frame = 0;
         (self.state.hash, self.state.latents) = (None, None);
         self.pace.restart();
@@ -372,10 +400,22 @@ impl Seat {
         Job { route: self.route.clone(), place, content, begun, timings }
     }
 
-    fn lose(&mut self, failure: String) {
+    /// Notes that a block is lost, the last of so many in a row.
+    fn lose(&mut self, failure: Failure, in_a_row: u32) {
         tracing::warn!(stream = self.route.id, "a block is lost: {failure}");
         self.state.failures += 1;
         self.state.failure = Some(failure);
+        if in_a_row >= MAX_FAILURES {
+            self.timeline.set_paused(true);
+            self.steps = 0;
+            self.state.gave_up = true;
+        }
+    }
+
+    /// Forgets what failed so far.
+    fn try_again(&mut self) {
+        (self.failures_in_a_row, self.lost_in_a_row) = (0, 0);
+        self.state.gave_up = false;
     }
 
     fn announce(&mut self) {

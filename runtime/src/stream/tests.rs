@@ -11,6 +11,7 @@ use super::*;
 use crate::pipeline::EncodeH264;
 use crate::{PacketKind, WindowMode};
 
+mod failures;
 mod real_frames;
 mod side_by_side;
 
@@ -222,6 +223,40 @@ fn nothing_is_made_while_nobody_looks_or_while_paused() {
 }
 
 #[test]
+fn a_pause_is_answered_when_nothing_moves_any_more() {
+    let (open_gate, gate) = bounded(16);
+    let decode: Decode = Box::new(move |latents| {
+        let _ = gate.recv();
+        show(latents)
+    });
+    open_gate.send(()).unwrap(); // for the warm-up
+    let engine = start(Stages { decode, ..stages() });
+    let stream = open(&engine, 0);
+    stream.handle.viewers(1, 0);
+    wait(&stream, |state| state.block == 2);
+    let (reply, answer) = bounded(1);
+    stream.handle.control(Control::Pause, move |outcome| reply.send(outcome).unwrap());
+    assert_eq!(stream.handle.apply(Control::Label(1)), Ok(2), "two blocks are under way");
+    assert!(answer.try_recv().is_err(), "and will be shown");
+    open_gate.send(()).unwrap();
+    take(&stream, FRAMES_PER_BLOCK);
+    assert_eq!(stream.handle.apply(Control::Label(0)), Ok(2));
+    assert!(answer.try_recv().is_err());
+    open_gate.send(()).unwrap();
+    assert_eq!(answer.recv(), Ok(Ok(2)));
+    assert_eq!(stream.packets.len() as u64, FRAMES_PER_BLOCK, "all that will come is there");
+
+    assert_eq!(stream.handle.apply(Control::Pause), Ok(2), "at once if nothing moves");
+    let (reply, answer) = bounded(1);
+    stream.handle.control(Control::Step, |_| {});
+    wait(&stream, |state| state.block == 3);
+    stream.handle.control(Control::Pause, move |outcome| reply.send(outcome).unwrap());
+    assert_eq!(stream.handle.apply(Control::Resume), Ok(3));
+    assert_eq!(answer.recv(), Ok(Ok(3)), "a pause that is over is answered, too");
+    drop(open_gate);
+}
+
+#[test]
 fn the_playback_clock_holds_generation_back() {
     let engine = start(stages());
     let config = config(&engine, 0);
@@ -365,103 +400,6 @@ fn a_keyframe_that_is_asked_for_after_a_restart_is_of_the_new_generation() {
     assert_eq!((first.generation, first.frame, first.keyframe), (1, 0, true));
 }
 
-/// Fails the calls whose numbers are listed, counted from one.
-fn failing<T>(
-    calls: &'static [usize],
-    mut work: impl FnMut() -> Result<T>,
-    counter: &AtomicUsize,
-) -> Result<T> {
-    let call = counter.fetch_add(1, Ordering::Relaxed) + 1;
-    if calls.contains(&call) { Err(Error::Input(format!("fault in call {call}"))) } else { work() }
-}
-
-#[test]
-fn a_failed_step_changes_nothing_and_the_stream_goes_on() {
-    let calls = AtomicUsize::new(0);
-    let step_batch: StepBatch = Box::new(move |world, batch| match calls.fetch_add(1, Ordering::Relaxed) {
-        2 => batch.iter().map(|_| Err(Error::Diverged { block: 2 })).collect(),
-        _ => step(world, batch),
-    });
-    let engine = start(Stages { step_batch, ..stages() });
-    let stream = open(&engine, 6);
-    stream.handle.viewers(1, 0);
-    let packets = take(&stream, 8);
-    assert_eq!(payloads(&packets), alone(6, &[0; 4]));
-    assert_eq!(packets.iter().map(|packet| packet.frame).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
-    let state = wait(&stream, |state| state.block >= 4);
-    assert_eq!(state.failures, 1);
-    assert!(state.failure.unwrap().starts_with("generate: block 2 is not finite"));
-}
-
-#[test]
-fn steps_that_keep_failing_pause_the_stream() {
-    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let switch = broken.clone();
-    let step_batch: StepBatch = Box::new(move |world, batch| match switch.load(Ordering::Relaxed) {
-        true => batch.iter().map(|_| Err(Error::Diverged { block: 0 })).collect(),
-        false => step(world, batch),
-    });
-    let engine = start(Stages { step_batch, ..stages() });
-    let stream = open(&engine, 6);
-    stream.handle.viewers(1, 0);
-    let state = wait(&stream, |state| state.paused);
-    assert_eq!((state.failures, state.block), (3, 0));
-    broken.store(false, Ordering::Relaxed);
-    assert_eq!(stream.handle.apply(Control::Resume), Ok(0));
-    assert_eq!(payloads(&take(&stream, 2)), alone(6, &[0]));
-}
-
-#[test]
-fn a_block_that_cannot_be_decoded_is_lost_and_the_next_begins_with_a_keyframe() {
-    let calls = AtomicUsize::new(0);
-    // The first call is the warm-up, so this is the second block.
-    let decode: Decode = Box::new(move |latents| failing(&[3], || show(latents), &calls));
-    let engine = start(Stages { decode, ..stages() });
-    let stream = open(&engine, 6);
-    stream.handle.viewers(1, 0);
-    let packets = take(&stream, 6);
-    assert_eq!(packets.iter().map(|p| p.frame).collect::<Vec<_>>(), [0, 1, 4, 5, 6, 7]);
-    assert_eq!(
-        packets.iter().map(|p| p.keyframe).collect::<Vec<_>>(),
-        [true, false, true, false, false, false]
-    );
-    let expected = alone(6, &[0; 4]);
-    assert!(packets.iter().all(|packet| packet.payload == expected[packet.frame as usize]));
-    assert_eq!(wait(&stream, |state| state.failures == 1).failure.unwrap(), "decode: fault in call 3");
-}
-
-#[test]
-fn an_encoder_that_fails_is_opened_anew() {
-    let (calls, opened) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let openings = opened.clone();
-    let open: OpenH264 = Box::new(move || {
-        openings.fetch_add(1, Ordering::Relaxed);
-        let calls = calls.clone();
-        Ok(Box::new(move |frame: &Frame, keyframe| {
-            failing(&[2], || Ok((frame.rgb().to_vec(), keyframe)), &calls)
-        }) as EncodeH264)
-    });
-    let engine = start(stages());
-    let stream = engine.open_with(&config(&engine, 6), Beginning::New, None, Some(open)).unwrap();
-    stream.handle.viewers(1, 0);
-    let packets = take(&stream, 3);
-    assert_eq!(
-        packets.iter().map(|p| (p.frame, p.keyframe)).collect::<Vec<_>>(),
-        [(0, true), (2, true), (3, false)]
-    );
-    assert_eq!(wait(&stream, |state| state.failures == 1).failure.unwrap(), "encode: fault in call 2");
-    assert_eq!(opened.load(Ordering::Relaxed), 2);
-}
-
-#[test]
-fn an_encoder_that_does_not_open_refuses_the_stream() {
-    let engine = start(stages());
-    let open: OpenH264 = Box::new(|| Err(Error::Input("no encoder".to_owned())));
-    let error = engine.open_with(&config(&engine, 0), Beginning::New, None, Some(open)).err().unwrap();
-    assert_eq!(error.to_string(), "no encoder");
-    open_and_show(&engine);
-}
-
 fn open_and_show(engine: &Engine) {
     let stream = open(engine, 0);
     stream.handle.viewers(1, 0);
@@ -478,6 +416,20 @@ fn a_closed_stream_gives_its_place_back() {
     drop(handle);
     assert_eq!(packets.recv(), None, "nothing was made, and the end is told");
     open_and_show(&engine);
+}
+
+#[test]
+fn a_place_that_is_taken_again_shows_nothing_of_who_had_it() {
+    let engine = start(stages());
+    for seed in 0..2 * crate::MAX_STREAMS as u64 {
+        let stream = open(&engine, seed);
+        stream.handle.viewers(1, 0);
+        let packets = take(&stream, 4);
+        assert_eq!(payloads(&packets), alone(seed, &[0; 2]), "stream {seed}");
+        let first = &packets[0];
+        assert_eq!((first.generation, first.frame, first.keyframe), (0, 0, true));
+        // closed with blocks of it under way
+    }
 }
 
 #[test]
