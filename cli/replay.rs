@@ -98,7 +98,9 @@ impl Replay {
             bail!("{}: made with other weights than {}", self.file.display(), folder.display());
         }
         let loaded = world::load(folder, self.compute.or_as(stamp))?;
-        let same_device = is_comparable(stamp, &Stamp::of(&loaded.world));
+        let here = Stamp::of(&loaded.world);
+        let same_device = (log.iter().filter_map(Entry::stamp))
+            .all(|then| is_comparable(then, &here) && then.threads == stamp.threads);
         let pictures = Pictures::open(&loaded, self.out.as_deref(), film, &self.file)?;
         let (replayed, pictures) = recompute(&loaded.world, &log, same_device, pictures)?;
         let film = pictures.finish()?;
@@ -121,7 +123,7 @@ fn read(file: &Path) -> anyhow::Result<Recorded> {
     Ok(Recorded { log: sidecar.log, film: Some(sidecar.film), weights: Some(sidecar.weights) })
 }
 
-/// Whether blocks must come out with the same bits. Threads are set to those of the log.
+/// Whether blocks must come out with the same bits. Threads are set to those that the log begins with.
 fn is_comparable(then: &Stamp, now: &Stamp) -> bool {
     (&then.dtype, &then.device, &then.libtorch) == (&now.dtype, &now.device, &now.libtorch)
 }

@@ -218,7 +218,7 @@ pub(crate) fn announce(states: &Consumer<State>, hub: &Hub) {
 pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
     let Some(received) = states.recv() else { return false };
     let state = received.item;
-    let State { generation, block, reach, label, seed, paused, timings, underruns, .. } = state;
+    let State { generation, block, reach, label, seed, paused, timings, underruns, failures, .. } = state;
     let announced = acdit_io::State {
         generation,
         block,
@@ -231,6 +231,9 @@ pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
         },
         paused,
         underruns,
+        failures,
+        // which stage, not why: that is the operator's to know
+        gave_up: state.failure.filter(|_| state.gave_up).map(|failure| failure.stage.to_string()),
         latents: state.latents.map(moments),
         recording: None,
         timings: acdit_io::Timings {

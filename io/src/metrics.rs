@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     published: AtomicU64,
     dropped: AtomicU64,
     underruns: AtomicU64,
+    lost: AtomicU64,
     blocks: Histogram,
     applied: AtomicU64,
     refused: AtomicU64,
@@ -78,6 +79,7 @@ impl Default for Metrics {
             published: AtomicU64::default(),
             dropped: AtomicU64::default(),
             underruns: AtomicU64::default(),
+            lost: AtomicU64::default(),
             blocks: Histogram::default(),
             applied: AtomicU64::default(),
             refused: AtomicU64::default(),
@@ -98,6 +100,7 @@ impl Metrics {
     /// A session went on. Timings are a block's own: other ones mean another block.
     pub(crate) fn moved(&self, from: &State, to: &State) {
         self.underruns.fetch_add(to.underruns.saturating_sub(from.underruns), Relaxed);
+        self.lost.fetch_add(to.failures.saturating_sub(from.failures), Relaxed);
         if from.timings != to.timings {
             let timings = to.timings;
             self.blocks.observe(timings.denoise + timings.context + timings.decode + timings.encode);
@@ -147,6 +150,11 @@ impl Metrics {
             "acdit_underruns_total",
             "Blocks that came later than they were due.",
             count(&self.underruns),
+        );
+        page.counter(
+            "acdit_blocks_lost_total",
+            "Blocks that were lost since something failed on their way.",
+            count(&self.lost),
         );
         page.family("acdit_controls_total", "counter", "Viewers' controls, by the world's answer.");
         page.sample("acdit_controls_total", Some(("outcome", "applied")), count(&self.applied));

@@ -385,6 +385,12 @@ pub struct State {
     pub paused: bool,
     /// Blocks that were ready only after the one before them had been shown.
     pub underruns: u64,
+    /// Blocks that were lost since something failed on their way.
+    #[serde(default)]
+    pub failures: u64,
+    /// The world is paused because block after block failed in this stage: `denoise`, `decode` or `encode`.
+    #[serde(default)]
+    pub gave_up: Option<String>,
     /// Cost of the newest block.
     pub timings: Timings,
     /// Figures of the newest block's latents; none before the first of a generation.

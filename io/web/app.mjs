@@ -36,6 +36,8 @@ const status = new Status();
 const pulse = new Pulse();
 const past = new History();
 const receipt = new Receipt(element("answer"));
+/** Whether the session stood still when it was last heard of. */
+let paused = false;
 /** Ends this page's place in the line for a session of its own. */
 let leaving = new AbortController();
 /** What the next session has of this one's past, as `{ block, seen }`; null: it has a past of its own. */
@@ -141,8 +143,10 @@ function hello({ info, state, upload_bytes }, kind) {
 }
 
 function follow(state) {
+  if (state.paused && !paused) stream.catchUp(state);
+  paused = state.paused;
   stats.next = state.block;
-  if (state.paused) charts.paused();
+  if (paused) charts.paused();
   for (const part of followers) part.follow(state);
   settle();
 }

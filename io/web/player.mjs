@@ -37,6 +37,8 @@ export class Player {
   #queue = [];
   #generation = -1;
   #newest = -1;
+  /** Pictures of earlier blocks than this are due at once. */
+  #overdue = 0;
   #drawn = [];
   #onDraw;
   #onPass;
@@ -66,10 +68,18 @@ export class Player {
     if (header.generation > this.#generation) {
       this.#generation = header.generation;
       this.#newest = -1;
+      this.#overdue = 0;
       this.#playout.reset();
       this.#clear();
     }
     this.#decoder.decode(payload, { ...header, arrived: performance.now() });
+  }
+
+  /** Shows the newest picture before a block at once, and passes over those that were still to be shown. */
+  catchUp(generation, block) {
+    if (generation !== this.#generation) return;
+    this.#overdue = block;
+    for (const waiting of this.#queue) if (waiting.header.block < block) waiting.due = 0;
   }
 
   /** Frames drawn per second, and mean milliseconds from arrival to a picture and from there to the screen. */
@@ -95,7 +105,7 @@ export class Player {
     if (!this.#onDraw || header.generation < this.#generation) return picture.close();
     // A picture sent again, for somebody who joined, was on time the first time.
     const again = header.frame <= this.#newest;
-    const due = again || header.paced ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
+    const due = again || header.paced || header.block < this.#overdue ? 0 : this.#playout.schedule(header.pts / 1000, performance.now());
     this.#newest = Math.max(this.#newest, header.frame);
     this.#queue.push({ picture, header: { ...header, decoded: performance.now() }, due });
     if (this.#queue.length > QUEUE) this.#pass(this.#queue.shift());

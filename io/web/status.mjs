@@ -7,6 +7,7 @@ const STATES = {
   queued: { title: "In line", text: "All places are taken; yours comes as soon as one is free" },
   live: { title: "Live", playing: true },
   paused: { title: "Paused", playing: true },
+  stopped: { title: "Stopped", text: "Block after block failed. Resume tries again" },
   slow: { title: "Slow", playing: true },
   lost: { title: "Reconnecting", text: "The server does not answer", retry: true },
   refused: { title: "Refused", retry: true },
@@ -41,22 +42,26 @@ const SLOW_LINGERS = 3000;
 export class Pulse {
   #block = Infinity;
   #paused = false;
-  #underruns = Infinity;
+  #gaveUp = false;
+  /** Blocks late or lost so far. */
+  #troubles = Infinity;
   #drawn = 0;
   #slowUntil = 0;
 
   reset({ frames_per_block, frames_per_second }) {
     this.#block = (1000 * frames_per_block) / frames_per_second;
-    this.#underruns = Infinity;
+    this.#troubles = Infinity;
     this.#drawn = 0;
     this.#slowUntil = 0;
   }
 
-  follow({ paused, underruns }) {
+  follow({ paused, underruns, failures, gave_up: gaveUp }) {
     if (this.#paused && !paused) this.#drawn &&= performance.now();
-    if (underruns > this.#underruns) this.stumbled();
-    this.#underruns = underruns;
+    const troubles = underruns + failures;
+    if (troubles > this.#troubles) this.stumbled();
+    this.#troubles = troubles;
     this.#paused = paused;
+    this.#gaveUp = gaveUp !== null;
   }
 
   drawn() {
@@ -68,8 +73,9 @@ export class Pulse {
     this.#slowUntil = performance.now() + SLOW_LINGERS;
   }
 
-  /** "live", "paused" or "slow"; null before the first picture. */
+  /** "live", "paused", "stopped" or "slow"; null before the first picture. */
   get state() {
+    if (this.#gaveUp) return "stopped";
     if (!this.#drawn) return null;
     const now = performance.now();
     if (!this.#paused && !document.hidden && now - this.#drawn > LATE_BLOCKS * this.#block) this.stumbled();

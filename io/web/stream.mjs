@@ -58,6 +58,11 @@ export class Stream {
     this.#end();
   }
 
+  /** Catches up to before a block: it stands still there, and so shall what is seen. */
+  catchUp({ generation, block }) {
+    this.#player?.catchUp(generation, block);
+  }
+
   send(...request) {
     this.#connection.send(...request);
   }

@@ -41,7 +41,7 @@ async fn what_happens_is_counted() {
     next_packet(&mut client).await;
     let timings = Timings { denoise: 0.2, decode: 0.1, ..Timings::default() };
     // As the engine's states come: what else was announced stays.
-    served.hub.amend(|state| *state = State { underruns: 2, timings, ..State::default() });
+    served.hub.amend(|state| *state = State { underruns: 2, failures: 1, timings, ..State::default() });
     served.hub.amend(|state| state.recording = None);
     let id = client.request(Request::Pause).await.unwrap();
     served.control().await.1.refused("no", "no");
@@ -60,6 +60,7 @@ async fn what_happens_is_counted() {
         ("acdit_frames_published_total", 1.0),
         ("acdit_frames_dropped_total", 0.0),
         ("acdit_underruns_total", 2.0),
+        ("acdit_blocks_lost_total", 1.0),
         ("acdit_block_duration_seconds_count", 1.0),
         ("acdit_block_duration_seconds_sum", 0.3),
         ("acdit_block_duration_seconds_bucket{le=\"0.25\"}", 0.0),

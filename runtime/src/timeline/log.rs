@@ -87,6 +87,14 @@ pub enum Entry {
         /// The new seed.
         seed: u64,
     },
+    /// The session goes on elsewhere, as when another machine takes its folder over. What comes has the bits of that place.
+    Moved {
+        /// The next block.
+        block: u64,
+        /// Where it goes on.
+        #[serde(flatten)]
+        stamp: Box<Stamp>,
+    },
     /// No block after this one until it is resumed, but for single steps. A fork is not paused.
     Pause {
         /// The next block.
@@ -100,6 +108,14 @@ pub enum Entry {
 }
 
 impl Entry {
+    /// Where the blocks that follow were computed, if this line says so.
+    pub fn stamp(&self) -> Option<&Stamp> {
+        match self {
+            Self::Start { stamp, .. } | Self::Moved { stamp, .. } => Some(stamp),
+            _ => None,
+        }
+    }
+
     /// Whether block numbers go back here: they then name other blocks than before.
     pub fn turns(&self) -> bool {
         matches!(self, Self::Rewind { .. } | Self::Fork { .. } | Self::Restart { .. })

@@ -40,11 +40,9 @@ impl Timeline {
     /// [`Error::Replay`] for a block with another hash; [`Error::Input`] for a log that this process cannot compute to the
     /// same bits (another dtype, device or libtorch) or that contradicts itself, and whatever a step fails with.
     pub fn replay(world: &World, entries: &[Entry]) -> Result<Self> {
-        if let Some(Entry::Start { stamp, .. }) = entries.first() {
-            let here = Stamp::of(world);
-            if **stamp != here {
-                return Err(Error::Input(format!("a log from {stamp:?}: this is {here:?}")));
-            }
+        let here = Stamp::of(world);
+        if let Some(stamp) = entries.iter().filter_map(Entry::stamp).find(|stamp| **stamp != here) {
+            return Err(Error::Input(format!("a log from {stamp:?}: this is {here:?}")));
         }
         Self::recompute(world, entries, |again| again.check())
     }
@@ -97,6 +95,7 @@ impl Timeline {
                 Entry::Rewind { block } => self.rewind(world, *block)?,
                 Entry::Fork { block } => *self = self.fork(world, *block)?,
                 Entry::Restart { seed } => self.forget(world, *seed)?,
+                Entry::Moved { .. } => self.log.push(entry.clone()),
                 Entry::Pause { .. } => self.set_paused(true),
                 Entry::Resume { .. } => self.set_paused(false),
             }

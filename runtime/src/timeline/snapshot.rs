@@ -11,7 +11,7 @@ use acdit_model::{Error as ModelError, weights, write_atomically};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Kept, Log, Stamp, Timeline, read_log, write_log};
+use super::{Entry, Kept, Log, Stamp, Timeline, read_log, write_log};
 use crate::batch::Row;
 use crate::session::check_sampling;
 use crate::window::Window;
@@ -155,18 +155,18 @@ impl Saver {
 
 impl Timeline {
     /// Reads what a [`Saver`] wrote. Lines that do not lead to the blocks they tell of are passed
-    /// over: then the session is as it was when it was saved.
+    /// over: then the session is as it was when it was saved. So it is in a process that computes other bits (another dtype,
+    /// device, libtorch or number of threads): its log says from where on ([`Entry::Moved`]).
     ///
     /// # Errors
-    /// [`Error::Snapshot`] for a folder that is not a snapshot of a session of this world, made by an equal build on an
-    /// equal device.
+    /// [`Error::Snapshot`] for a folder that is not a snapshot of a session of this world.
     pub fn restore(world: &World, folder: &Path) -> Result<Self> {
         let path = folder.join(MANIFEST);
         let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
         let saved: Manifest = serde_json::from_slice(&text).map_err(|error| bad(&path, error))?;
         let here = Stamp::of(world);
-        if saved.version != VERSION || saved.stamp != here {
-            return Err(bad(&path, format!("made by {:?}, this is {here:?}", saved.stamp)));
+        if saved.version != VERSION {
+            return Err(bad(&path, format!("version {}, expected {VERSION}", saved.version)));
         }
         if Path::new(&saved.tensors).components().count() != 1 {
             return Err(bad(&path, "names tensors outside its folder"));
@@ -206,7 +206,8 @@ impl Timeline {
         if !ordered || newest > session.index() || session.index() - first != count as u64 {
             return Err(bad(&path, "its blocks do not lead to its session"));
         }
-        if session.state_hash()?.to_hex().as_str() != saved.state_hash {
+        // in another dtype the same keys and values are rounded otherwise
+        if saved.stamp.dtype == here.dtype && session.state_hash()?.to_hex().as_str() != saved.state_hash {
             return Err(bad(&file, "other tensors than were saved"));
         }
         super::check_label(world, saved.label).map_err(|error| bad(&path, error))?;
@@ -221,6 +222,12 @@ impl Timeline {
         }
         let Manifest { label, paused, .. } = saved;
         let mut timeline = Self { session, label, paused, kept, anchors, log };
+        if saved.stamp != here {
+            let name = folder.display();
+            tracing::warn!("{name}: going on from the snapshot: made by {:?}, this is {here:?}", saved.stamp);
+            timeline.log.push(Entry::Moved { block: timeline.index(), stamp: Box::new(here) });
+            return Ok(timeline);
+        }
         let mut newest = timeline.clone();
         match read_log(&whole[seen..])
             .and_then(|entries| newest.follow(world, &entries, &mut |again| again.check()))

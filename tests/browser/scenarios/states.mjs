@@ -28,6 +28,17 @@ export default async function (stage) {
   await stage.shot(slow, "slow");
   await slow.close();
 
+  const gaveUp = (message) => message.replace('"paused":false', '"paused":true').replace('"gave_up":null', '"gave_up":"decode"');
+  const stopped = await stage.open({
+    prepare: (page) => page.routeWebSocket(/\/ws/, (socket) => {
+      const server = socket.connectToServer();
+      server.onMessage((message) => socket.send(typeof message === "string" ? gaveUp(message) : message));
+    }),
+  });
+  await until(stopped, "a session that gave up says so", () => __acdit.state === "stopped" && document.getElementById("veil-text").textContent.includes("Resume"));
+  await stage.shot(stopped, "stopped");
+  await stopped.close();
+
   const queue = await stage.open({ address: "/?session=new", prepare: (page) => page.addInitScript(holdLine) });
   await until(queue, "who waits for a session is told the place in line", () => __acdit.state === "queued" && document.getElementById("veil-title").textContent.includes("3"));
   await stage.shot(queue, "queued");

@@ -1,5 +1,6 @@
 // Labels by key and by button, pause, single steps, restarts.
 
+import assert from "node:assert/strict";
 import { receipt, until } from "../harness.mjs";
 
 export default async function (stage) {
@@ -15,6 +16,11 @@ export default async function (stage) {
   await page.keyboard.press("Space");
   await until(page, "Space pauses", () => __acdit.state === "paused");
   await receipt(page, "answer", "applied", "Pause");
+  await until(page, "the last picture before the next block is on screen", () => {
+    const { block, frame } = __acdit.header;
+    return block === Number(document.getElementById("answer").dataset.block) - 1 && frame % 4 === 3;
+  });
+  const still = await page.evaluate(() => __acdit.drawn);
   await stage.shot(page, "paused");
   await page.getByRole("button", { name: "Step" }).click();
   await until(page, "a step shows its block", () => {
@@ -22,6 +28,8 @@ export default async function (stage) {
     const block = Number(dataset.block);
     return textContent.startsWith("Step: applied") && __acdit.header.block === block && __acdit.next === block + 1;
   });
+  const drawn = await page.evaluate(() => __acdit.drawn - __acdit.header.frame % 4 - 1);
+  assert.ok(drawn <= still, "nothing but the step's frames was drawn since the pause");
   await page.keyboard.press("Space");
   await until(page, "Space resumes", () => /live|slow/.test(__acdit.state));
 
