@@ -110,7 +110,7 @@ fn train(error: &Train) -> bool {
 fn runtime(error: &Runtime) -> bool {
     match error {
         Runtime::Diverged { .. }
-        | Runtime::Step { .. }
+        | Runtime::Library { .. }
         | Runtime::Torch(_)
         | Runtime::Kernel { .. }
         | Runtime::Stopped => true,
