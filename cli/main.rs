@@ -33,6 +33,7 @@ mod sessions;
 mod sidecar;
 mod signals;
 mod source;
+mod steering;
 mod train;
 mod train_vae;
 mod uploads;

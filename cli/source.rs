@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use acdit_codec::{Frame, Size};
-use acdit_io::{Hub, Kind, Reply, WorldInfo, WorldSource};
+use acdit_io::{Hub, Kind, PastBlock, Reply, WorldInfo, WorldSource};
 use acdit_runtime::{
-    Consumer, Control, Moments, Outcome, Packet, PacketKind, Saver, State, StreamHandle, write_log,
+    Consumer, Control, Moments, Outcome, Packet, PacketKind, Past, Saver, State, StreamHandle, write_log,
 };
 
 use crate::recorder::{Recorder, Subject};
@@ -86,6 +86,20 @@ impl WorldSource for StreamSource {
 
     fn log(&self) -> Result<String, acdit_io::Refusal> {
         Ok(write_log(self.handle.timeline().map_err(refused)?.log().iter()))
+    }
+
+    fn past(&self) -> Result<Vec<PastBlock>, acdit_io::Refusal> {
+        let timeline = self.handle.timeline().map_err(refused)?;
+        // What a world begins with is under no label of it and was never shown.
+        let shown = |label: i64| usize::try_from(label).is_ok_and(|label| label < self.info.labels.len());
+        let past = timeline.past().filter(|past| past.block >= timeline.reach() && shown(past.label));
+        Ok(past
+            .map(|Past { block, label, injected }| PastBlock {
+                block,
+                label: index(label),
+                injected: u32::try_from(injected).unwrap_or(u32::MAX),
+            })
+            .collect())
     }
 
     fn save(&self) -> Result<u64, acdit_io::Refusal> {

@@ -16,6 +16,7 @@ use crate::glass::{Glass, Split};
 use crate::output::{self, Output};
 use crate::recording::Recording;
 use crate::signals::Ending;
+use crate::steering::{Steered, Steering};
 
 /// How long a connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +29,7 @@ Examples:
   acdit-world watch                                      # until Ctrl-C
   acdit-world watch --seconds 30 --out seen.mp4
   acdit-world watch --seconds 30 --glass                 # of serve --barcode: where the latency is
+  acdit-world watch --seconds 60 --steer                 # how soon a label is seen
   acdit-world watch ws://example.org:8080/ws --token-file token --json")]
 pub(crate) struct Watch {
     #[command(flatten)]
@@ -42,6 +44,9 @@ pub(crate) struct Watch {
     /// clock agrees
     #[arg(long)]
     glass: bool,
+    /// Change the label again and again, and measure how soon it is seen
+    #[arg(long)]
+    steer: bool,
 }
 
 /// What is watched.
@@ -104,6 +109,8 @@ struct Watched {
     figures: Figures,
     #[serde(skip_serializing_if = "Option::is_none")]
     glass: Option<Split>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steered: Option<Steered>,
     out: Option<PathBuf>,
 }
 
@@ -120,10 +127,20 @@ impl Watch {
             let end = self.seconds.map(|seconds| asked + seconds);
             let mut recording = self.out.clone().map(|path| Recording::new(path, &info));
             let mut glass = self.glass.then(|| Glass::new(&info, client.state())).transpose()?;
+            let mut steering = self.steer.then(|| Steering::new(info.labels.len()));
             let lost = loop {
+                let change = steering.as_ref().map(Steering::due);
                 tokio::select! {
                     () = ending.asked() => break None,
                     () = until(end) => break None,
+                    () = until(change.flatten()) => {
+                        if let Some(steering) = &mut steering {
+                            match client.request(steering.ask()).await {
+                                Ok(id) => steering.sent(id, Instant::now()),
+                                Err(error) => break Some(error),
+                            }
+                        }
+                    }
                     event = client.next() => match event {
                         Ok(event) => {
                             if let (Event::Packet(packet), Some(recording)) = (&event, &mut recording) {
@@ -135,6 +152,9 @@ impl Watch {
                                 _ => {}
                             }
                             viewer.see(&event);
+                            if let Some(steering) = &mut steering {
+                                steering.see(&event, Instant::now());
+                            }
                             let (frames, late) = viewer.seen.counts();
                             bar.set_position(frames);
                             bar.set_message(format!("frames, {late} late, {}", viewer.says()));
@@ -153,7 +173,11 @@ impl Watch {
             if let Some(glass) = &glass {
                 text = format!("{text}\n{}", glass.text());
             }
-            output.print(&Watched { world: info.world, figures, glass, out: self.out }, || text)?;
+            let steered = steering.map(Steering::steered);
+            if let Some(steered) = &steered {
+                text = format!("{text}\n{}", steered.text());
+            }
+            output.print(&Watched { world: info.world, figures, glass, steered, out: self.out }, || text)?;
             match lost {
                 Some(error) => Err(Failed(format!("{}: {error}", server.url)).into()),
                 None => Ok(()),

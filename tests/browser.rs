@@ -39,6 +39,8 @@ fn the_page_does_everything_that_it_offers() {
     let folder = tempfile::tempdir().unwrap();
     let clip = folder.path().join("clip.mp4");
     let picture = folder.path().join("picture.png");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
     film(&clip, &["-i", "testsrc=size=160x120:rate=10:duration=3", "-pix_fmt", "yuv420p"]);
     film(&picture, &["-i", "testsrc=size=320x240:rate=1:duration=1", "-frames:v", "1"]);
 
@@ -46,8 +48,9 @@ fn the_page_does_everything_that_it_offers() {
     run(Command::new("node")
         .arg(root.join("tests/browser/page.mjs"))
         .args([&shots, &clip, &picture])
-        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}", "--recordings"])
-        .arg(folder.path().join("recordings")));
+        .args(["--", env!("CARGO_BIN_EXE_acdit-world"), "serve", "--port", "{port}"])
+        .args([Path::new("--recordings"), &folder.path().join("recordings")])
+        .args([Path::new("--state"), &state]));
     println!("what it looked like: {}", shots.display());
 }
 

@@ -43,5 +43,7 @@ pub use readiness::Readiness;
 pub use routes::{Route, routes};
 pub use server::{ServerConfig, serve, serve_sessions};
 pub use sessions::MAIN;
-pub use source::{Control, Fork, Opened, Outcome, Refusal, Reply, Session, Sessions, Wanted, WorldSource};
+pub use source::{
+    Control, Fork, Opened, Outcome, PastBlock, Refusal, Reply, Session, Sessions, Wanted, WorldSource,
+};
 pub use tls::Tls;

@@ -52,6 +52,7 @@ fn table() -> Vec<Handled> {
         get("/api/sessions/{id}", Token, "a session", sessions::show),
         delete("/api/sessions/{id}", Token, "end a session", sessions::delete),
         post("/api/sessions/{id}/clip", Token, "continue a clip in a session", upload::clip_for),
+        get("/api/sessions/{id}/blocks", Token, "the blocks that can be gone back to", sessions::past),
         get("/api/sessions/{id}/log", Token, "a session's event log", sessions::log),
         get("/api/sessions/{id}/snapshot", Token, "what was saved of a session last", sessions::saved),
         post("/api/sessions/{id}/snapshot", Token, "save a session", sessions::save),

@@ -40,7 +40,7 @@ use crate::{
     peer::Peer,
     protocol,
     server::{App, ServerConfig, report_demand},
-    source::{Refusal, Session, Sessions, Wanted, WorldSource},
+    source::{PastBlock, Refusal, Session, Sessions, Wanted, WorldSource},
 };
 
 /// The session that `/ws` shows.
@@ -340,6 +340,13 @@ pub(crate) async fn delete(State(app): State<App>, Path(id): Path<String>) -> Re
 pub(crate) async fn log(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Rejection> {
     let log = waiting(app.rooms.get(&id)?, |source| source.log()).await?;
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], log).into_response())
+}
+
+pub(crate) async fn past(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Vec<PastBlock>>, Rejection> {
+    Ok(Json(waiting(app.rooms.get(&id)?, |source| source.past()).await?))
 }
 
 /// A session as it is on disk.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::{Hub, protocol::WorldInfo};
@@ -35,6 +35,14 @@ pub trait WorldSource: Send + Sync + 'static {
         Err(unsupported())
     }
 
+    /// The blocks that can be gone back to, oldest first, as far as they were shown. May wait for a block.
+    ///
+    /// # Errors
+    /// The world keeps none.
+    fn past(&self) -> Result<Vec<PastBlock>, Refusal> {
+        Err(unsupported())
+    }
+
     /// Saves it to disk, and returns the next block. May wait for a block and for the disk.
     ///
     /// # Errors
@@ -50,6 +58,17 @@ pub trait WorldSource: Send + Sync + 'static {
     fn saved(&self) -> Result<u64, Refusal> {
         Err(unsupported())
     }
+}
+
+/// What a block was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PastBlock {
+    /// Its number.
+    pub block: u64,
+    /// Index of the label that it was made with.
+    pub label: u32,
+    /// Frames, from the first, that came from outside.
+    pub injected: u32,
 }
 
 fn unsupported() -> Refusal {

@@ -166,6 +166,23 @@ for (const stateFirst of [true, false]) {
   assert.deepEqual([0, 1, 2, 3].map((block) => past.seam(block)), [false, false, true, false]);
 }
 
+// Who comes late is told what came before; what was seen since is known better.
+{
+  const past = new History();
+  past.recall({ generation: 0, block: 0 }, [{ block: 0, label: 1, injected: 0 }], 4);
+  assert.equal(past.block(0), undefined, "of a generation that is not on screen");
+  past.note(frame(2, 6, { label: 3 }));
+  const told = [4, 4, 2, 0].map((injected, block) => ({ block: block + 3, label: 2, injected }));
+  past.recall({ generation: 2, block: 6 }, told, 4);
+  assert.deepEqual(past.block(4), { label: 2, real: true, generated: false });
+  assert.deepEqual(past.block(5), { label: 2, real: true, generated: true });
+  assert.equal(past.block(6).label, 3);
+  assert.deepEqual([past.seam(5), past.newest], [true, 6]);
+  past.note(frame(3, 5));
+  past.recall({ generation: 2, block: 6 }, told, 4);
+  assert.equal(past.block(6), undefined, "an answer that comes after a rewind is of another past");
+}
+
 // Only so much is kept.
 {
   const past = new History();

@@ -55,6 +55,9 @@ export async function beginSession(fields, { clip, onPlace, signal } = {}) {
 /** All sessions. */
 export const listSessions = () => call("GET", SESSIONS);
 
+/** The blocks of a session that can be gone back to. */
+export const pastBlocks = (id) => call("GET", `${sessionPath(id)}/blocks`);
+
 /** Ends a session. `keepalive`: even if this page goes away meanwhile. */
 export const endSession = (id, options) => call("DELETE", sessionPath(id), undefined, options);
 

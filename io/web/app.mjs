@@ -1,6 +1,6 @@
 // Wires the stream to everything that shows it or asks for something, and decides in which state the page is.
 
-import { beginSession } from "/api.mjs";
+import { beginSession, pastBlocks } from "/api.mjs";
 import { Charts } from "/charts.mjs";
 import { element, labelColour, labelName, write } from "/dom.mjs";
 import { Futures } from "/futures.mjs";
@@ -36,6 +36,8 @@ const status = new Status();
 const pulse = new Pulse();
 const past = new History();
 const receipt = new Receipt(element("answer"));
+/** Whether the server was asked for what came before the first picture of this connection. */
+let recalled = false;
 /** Whether the session stood still when it was last heard of. */
 let paused = false;
 /** Ends this page's place in the line for a session of its own. */
@@ -127,6 +129,7 @@ function hello({ info, state, upload_bytes }, kind) {
   if (branch) timeline.branch(branch);
   const again = (stream.connects > 1 || branch !== null) && past.leadsTo(state);
   branch = null;
+  recalled = false;
   for (const part of [steer, sampling, futures, recordings, charts, sessions, pulse]) part.reset(info);
   timeline.reset(info, again);
   inject.reset(info, upload_bytes);
@@ -151,7 +154,16 @@ function follow(state) {
   settle();
 }
 
+/** Fills in what the session did before this page came, or while it was away. */
+async function recall(header) {
+  const session = here();
+  const blocks = await pastBlocks(session).catch(() => []);
+  if (session === here() && stream.playing) timeline.recall(header, blocks, stream.info.frames_per_block);
+}
+
 function drawn(header) {
+  if (!recalled) recall(header);
+  recalled = true;
   stats.drawn++;
   stats.header = header;
   const real = header.injected && !header.generated;

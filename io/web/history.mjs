@@ -63,6 +63,18 @@ export class History {
     return true;
   }
 
+  /**
+   * Fills in what came before a frame's block that this page saw: `blocks` as the server gives them, `frames` to a block.
+   * What was seen is known better already.
+   */
+  recall({ generation, block }, blocks, frames) {
+    if (generation !== this.#generation) return;
+    for (const { block: number, label, injected } of blocks) {
+      if (number >= block || this.#blocks.has(number)) continue;
+      this.#blocks.set(number, { label, real: injected > 0, generated: injected < frames });
+    }
+  }
+
   /** Follows where the session stands. */
   follow(state) {
     this.#state = state;

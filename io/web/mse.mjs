@@ -84,6 +84,11 @@ export class Mse {
     this.#append();
   }
 
+  /** The world stands still: what is there already has waited long enough. */
+  catchUp() {
+    this.#showNewest();
+  }
+
   close() {
     this.#closed = true;
     clearTimeout(this.#still);

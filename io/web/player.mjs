@@ -79,6 +79,7 @@ export class Player {
   catchUp(generation, block) {
     if (generation !== this.#generation) return;
     this.#overdue = block;
+    this.#decoder.catchUp?.();
     for (const waiting of this.#queue) if (waiting.header.block < block) waiting.due = 0;
   }
 

@@ -84,6 +84,12 @@ export class Timeline {
     this.#render();
   }
 
+  /** The server tells of blocks before that of a frame. */
+  recall(header, blocks, frames) {
+    this.#history.recall(header, blocks, frames);
+    this.#render();
+  }
+
   /** Something happened just before a block. */
   mark(block, what) {
     this.#history.mark(block, what);

@@ -30,6 +30,6 @@ pub use ring::{Consumer, Empty, Producer, Received, ring};
 pub use session::{Block, Session, Settings, StepInput};
 pub use stats::{Moments, Timings};
 pub use stream::{Beginning, EncoderSettings, Engine, Stream, StreamConfig, StreamHandle, frame_size};
-pub use timeline::{Again, Entry, Latents, Log, Saver, Stamp, Timeline, read_log, turns, write_log};
+pub use timeline::{Again, Entry, Latents, Log, Past, Saver, Stamp, Timeline, read_log, turns, write_log};
 pub use window::{Reader, Window, WindowMode};
 pub use world::{Label, Sampling, World, WorldFolder, WorldMeta};

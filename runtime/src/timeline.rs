@@ -34,6 +34,19 @@ struct Kept {
     label: i64,
     settings: Settings,
     row: Row,
+    /// Frames, from the first, that came from outside.
+    injected: usize,
+}
+
+/// A block that can be gone back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// Its index.
+    pub block: u64,
+    /// The label that it was made with.
+    pub label: i64,
+    /// Frames, from the first, that came from outside.
+    pub injected: usize,
 }
 
 impl Clone for Kept {
@@ -127,6 +140,12 @@ impl Timeline {
         first.index() + u64::from(!first.window().is_cached())
     }
 
+    /// The blocks that are kept, oldest first: those that can be gone back to, and some before them.
+    pub fn past(&self) -> impl Iterator<Item = Past> {
+        let blocks = (self.anchors[0].index()..).zip(&self.kept);
+        blocks.map(|(block, &Kept { label, injected, .. })| Past { block, label, injected })
+    }
+
     /// Uses another label from the next block on.
     ///
     /// # Errors
@@ -169,18 +188,18 @@ impl Timeline {
 
     /// Notes a block that the session has just committed.
     pub(crate) fn took(&mut self, inject: Option<Tensor>, block: &Block) {
-        let Block { index, label, hash, row, .. } = *block;
+        let Block { index, label, hash, row, injected, .. } = *block;
         if let Some(latents) = inject {
             self.log.push(Entry::Inject { block: index, latents: Latents::new(&latents) });
         }
         self.log.push(Entry::Block { block: index, hash, row });
-        self.keep(label, row);
+        self.keep(label, row, injected);
     }
 
-    fn keep(&mut self, label: i64, row: Row) {
+    fn keep(&mut self, label: i64, row: Row, injected: usize) {
         let newest = self.session.window().blocks().last().expect("a block was committed");
         let tokens = newest.shallow_clone();
-        self.kept.push_back(Kept { tokens, label, settings: *self.session.settings(), row });
+        self.kept.push_back(Kept { tokens, label, settings: *self.session.settings(), row, injected });
         if self.index().is_multiple_of(ANCHOR_EVERY) {
             self.anchors.push_back(self.session.without_spare_cache());
         }

@@ -69,6 +69,14 @@ export class Server {
     this.#process = null;
   }
 
+  /** Ends it as a power failure would. */
+  async crash() {
+    const exit = once(this.#process, "exit");
+    this.kill();
+    await exit;
+    this.#process = null;
+  }
+
   kill() {
     this.#process?.kill("SIGKILL");
   }

@@ -79,6 +79,15 @@ fn viewers_measure_what_reaches_them_and_keep_it() {
 
     let crowded = folder.run(&["loadtest", &url, "--viewers", "1", "--sessions", "3", "--seconds", "1"]);
     assert!(crowded.code == Some(1) && crowded.stderr.contains("all sessions are taken"), "{crowded:?}");
+    let steered = folder.run(&["watch", &url, "--seconds", "4", "--steer", "--json"]).json();
+    let steered = &steered["steered"];
+    let changes = steered["changes"].as_u64().unwrap();
+    let blocks = steered["blocks"].as_object().unwrap();
+    assert!(changes >= 1 && !blocks.contains_key("0"), "{steered}");
+    assert_eq!(blocks.values().map(|count| count.as_u64().unwrap()).sum::<u64>(), changes);
+    let least = |name: &str| steered[name]["p50"].as_f64().unwrap();
+    assert!(least("answer_seconds") <= least("screen_seconds"), "{steered}");
+
     let plain = folder.run(&["watch", &url, "--seconds", "2", "--glass"]);
     assert!(plain.code == Some(1) && plain.stderr.contains("serve --barcode"), "{plain:?}");
     end(server, "-TERM");

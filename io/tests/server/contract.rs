@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use acdit_io::{
-    Access, Control, Hub, MAIN, Refusal, Reply, ServerConfig, Session, Sessions, State, Timings, Token,
-    Wanted, WorldInfo, WorldSource, routes, serve_sessions,
+    Access, Control, Hub, MAIN, PastBlock, Refusal, Reply, ServerConfig, Session, Sessions, State, Timings,
+    Token, Wanted, WorldInfo, WorldSource, routes, serve_sessions,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -31,6 +31,9 @@ impl WorldSource for Obliging {
     }
     fn request_keyframe(&self) {}
     fn viewers(&self, _: usize, _: usize) {}
+    fn past(&self) -> Result<Vec<PastBlock>, Refusal> {
+        Ok(vec![PastBlock { block: 7, label: 1, injected: 4 }])
+    }
     fn log(&self) -> Result<String, Refusal> {
         Ok("{\"type\":\"start\"}\n{\"type\":\"block\",\"block\":0}\n".into())
     }
@@ -182,6 +185,7 @@ async fn real_answers_have_the_shapes_that_the_document_gives() {
         ("POST", "/api/sessions/{id}/clip", "text", 415),
         ("GET", "/api/recordings", "", 200),
         ("GET", "/api/recordings/{name}", "", 200),
+        ("GET", "/api/sessions/{id}/blocks", "", 200),
         ("GET", "/api/sessions/{id}/log", "", 200),
         ("POST", "/api/sessions/{id}/snapshot", "", 201),
         ("GET", "/api/sessions/{id}/snapshot", "", 200),

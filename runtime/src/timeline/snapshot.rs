@@ -56,6 +56,8 @@ struct SavedBlock {
     label: i64,
     settings: Settings,
     row: Row,
+    #[serde(default)]
+    injected: usize,
 }
 
 /// Saves a session to a folder, again and again.
@@ -104,6 +106,7 @@ impl Saver {
             label: kept.label,
             settings: kept.settings,
             row: kept.row,
+            injected: kept.injected,
         });
         let manifest = Manifest {
             version: VERSION,
@@ -193,11 +196,12 @@ impl Timeline {
         };
         let tokens = tokens.to_device(world.model.device());
         let kept: VecDeque<Kept> = (saved.kept.into_iter().zip(0..))
-            .map(|(SavedBlock { label, settings, row }, at)| Kept {
+            .map(|(SavedBlock { label, settings, row, injected }, at)| Kept {
                 tokens: tokens.narrow(0, at, 1).copy(),
                 label,
                 settings,
                 row,
+                injected,
             })
             .collect();
         let first = anchors.front().ok_or_else(|| bad(&path, "no session to go back to"))?.index();

@@ -299,6 +299,30 @@ fn lines_since_the_snapshot_are_done_again() {
 }
 
 #[test]
+fn the_past_tells_labels_and_what_came_from_outside() {
+    let world = world(Some(3));
+    let folder = tempfile::tempdir().unwrap();
+    let mut timeline = begin(&world, 5);
+    for (label, inject) in [(1, None), (2, Some(latents(1, 1))), (0, None), (2, None)] {
+        timeline.set_label(&world, label).unwrap();
+        timeline.step(&world, inject, Row::ALONE).unwrap();
+    }
+    let told = |timeline: &Timeline| -> Vec<_> {
+        timeline.past().map(|Past { block, label, injected }| (block, label, injected)).collect()
+    };
+    assert_eq!(told(&timeline), [(0, 1, 0), (1, 2, 1), (2, 0, 0), (3, 2, 0)]);
+    assert!(Saver::new(folder.path().into()).save(&timeline, &Stamp::of(&world)).unwrap());
+    assert_eq!(told(&Timeline::restore(&world, folder.path()).unwrap()), told(&timeline));
+    timeline.rewind(&world, 2).unwrap();
+    assert_eq!(told(&timeline), [(0, 1, 0), (1, 2, 1)]);
+    for _ in 2..KEPT as u64 + 3 * ANCHOR_EVERY {
+        timeline.step(&world, None, Row::ALONE).unwrap();
+    }
+    assert!(told(&timeline)[0].0 > 0);
+    assert_eq!(told(&timeline).last().unwrap().0, timeline.index() - 1);
+}
+
+#[test]
 fn a_session_goes_on_where_other_bits_are_computed() {
     let world = world(Some(3));
     let folder = tempfile::tempdir().unwrap();

@@ -53,6 +53,14 @@ export default async function (stage) {
   await until(page, "the clip's seam is marked", () => document.querySelector('.cell[data-mark="seam"]') !== null);
   await stage.shot(page, "clip");
 
+  const late = await stage.live();
+  await until(late, "who comes later sees what was real", () => document.querySelector('.cell[data-mark="seam"]') !== null);
+  await until(late, "and what every block was made with, but those that are still to be shown", () => {
+    const cells = [...document.querySelectorAll(".cell")].filter(({ className }) => /seen|blank/.test(className));
+    return cells.length > 6 && cells.slice(0, -3).every(({ classList }) => classList.contains("seen"));
+  });
+  await late.close();
+
   await page.setInputFiles("#real-file", { name: "not-a-video.mp4", mimeType: "video/mp4", buffer: Buffer.from("no video at all") });
   await page.getByRole("button", { name: "Continue from the clip" }).click();
   await receipt(page, "inject-answer", "refused", "not-a-video.mp4");
