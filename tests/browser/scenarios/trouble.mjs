@@ -4,7 +4,8 @@ import assert from "node:assert/strict";
 import { until } from "../harness.mjs";
 
 export default async function (stage) {
-  const refused = /WebSocket connection to .* failed|net::ERR_CONNECTION_REFUSED/;
+  // A server that ends resets connections; one that is gone refuses them.
+  const refused = /WebSocket connection to .* failed|net::ERR_CONNECTION_(REFUSED|RESET|CLOSED)|net::ERR_EMPTY_RESPONSE/;
   const page = await stage.live({ tolerate: [refused] });
   await stage.server.stop();
   await until(page, "the page says that it reconnects", () => __acdit.state === "lost");
