@@ -246,8 +246,7 @@ pub(crate) fn announce_next(states: &Consumer<State>, hub: &Hub) -> bool {
         paused,
         underruns,
         failures,
-        // which stage, not why: that is the operator's to know
-        gave_up: state.failure.filter(|_| state.gave_up).map(|failure| failure.stage.to_string()),
+        gave_up: state.gave_up.map(|stage| stage.to_string()),
         latents: state.latents.map(moments),
         recording: None,
         timings: acdit_io::Timings {

@@ -198,6 +198,7 @@ async function explain() {
 function settle() {
   const state = stream.playing ? pulse.state : null;
   if (state) status.set(state);
+  else if (stream.playing && status.state === "stopped") status.set("connecting", "Waiting for a picture");
 }
 
 /** Shows the session of the address. */

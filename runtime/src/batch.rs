@@ -98,7 +98,7 @@ struct Shape {
 /// step failed is as it was before.
 pub fn step_batch(world: &World, sessions: &mut [(&mut Session, StepInput)], widest: usize) -> Vec<Stepped> {
     let members: Vec<Result<Member>> =
-        sessions.iter().map(|(session, input)| Member::new(world, session, input)).collect();
+        sessions.iter().map(|(session, input)| caught(|| Member::new(world, session, input))).collect();
     let mut groups: Vec<(Shape, Vec<usize>)> = Vec::new();
     for (index, member) in members.iter().enumerate() {
         let Ok(member) = member else { continue };
@@ -126,7 +126,7 @@ pub fn step_batch(world: &World, sessions: &mut [(&mut Session, StepInput)], wid
 /// One block of one session, as if computed in `row`.
 pub(crate) fn step_at(world: &World, session: &mut Session, input: &StepInput, row: Row) -> Stepped {
     row.check()?;
-    let member = Member::new(world, session, input)?;
+    let member = caught(|| Member::new(world, session, input))?;
     let rows = vec![&member; row.batch as usize];
     let (computed, timings) = attempt(world, &rows)?.swap_remove(row.slot as usize)?;
     Ok((session.commit(computed), timings))

@@ -176,8 +176,8 @@ pub struct State {
     pub failures: u64,
     /// The newest failure, if there ever was one.
     pub failure: Option<Failure>,
-    /// The stream is paused because block after block failed; [`Control::Resume`] tries again.
-    pub gave_up: bool,
+    /// The stream is paused because block after block failed in this stage; [`Control::Resume`] tries again.
+    pub gave_up: Option<Stage>,
     /// Figures of the newest block's latents; none before the first of a generation.
     pub latents: Option<Moments>,
     /// Fingerprint of the newest block's latents, in hexadecimal.

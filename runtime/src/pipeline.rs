@@ -138,8 +138,11 @@ pub(crate) fn decode_blocks(jobs: &Receiver<Job>, decode: &mut Decode, events: &
         timings.decode = started.elapsed().as_secs_f64();
         match frames {
             Ok(frames) => {
+                let pictures = Pictures { place, frames, begun, timings };
                 // Fails only when the encode thread is gone, and then nobody waits for the block.
-                let _ = route.pictures.send(Pictures { place, frames, begun, timings });
+                if route.pictures.send(pictures).is_err() {
+                    report(events, route.id, Ok(None));
+                }
             }
             Err(error) => report(events, route.id, Err(Stage::Decode.failed(&error))),
         }

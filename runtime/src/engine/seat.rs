@@ -58,10 +58,8 @@ pub(crate) struct Seat {
     in_flight: usize,
     /// Answers to pauses, each with the next block, that wait until nothing moves any more.
     pausing: Vec<(u64, Reply)>,
-    /// Steps that failed since the last block.
-    failures_in_a_row: u32,
-    /// Blocks lost in the pipeline since the last that came through.
-    lost_in_a_row: u32,
+    /// Blocks lost in each [`Stage`] since the last that came through it.
+    lost: [u32; 3],
     next_frame: u64,
     state: State,
     states: Producer<State>,
@@ -89,8 +87,7 @@ impl Seat {
             falls_in,
             in_flight: 0,
             pausing: Vec::new(),
-            failures_in_a_row: 0,
-            lost_in_a_row: 0,
+            lost: [0; 3],
             next_frame: 0,
             state: State::default(),
             states,
@@ -171,7 +168,7 @@ impl Seat {
         let job = match stepped {
             Ok((block, timings)) => {
                 self.timeline.took(inject, &block);
-                self.failures_in_a_row = 0;
+                self.lost[Stage::Denoise as usize] = 0;
                 if self.steps > 0 {
                     self.steps -= 1;
                     self.pace.stepped(now);
@@ -191,9 +188,8 @@ impl Seat {
             Err(error) => {
                 // Frames that cannot be sampled with would fail every time; what else fails may pass, and they were promised.
                 let to_blame = matches!(error, Error::Diverged { .. } | Error::Input(_));
-                self.failures_in_a_row += 1;
-                self.lose(Stage::Denoise.failed(&error), self.failures_in_a_row);
-                self.inject = inject.filter(|_| !to_blame && !self.state.gave_up);
+                self.lose(Stage::Denoise.failed(&error));
+                self.inject = inject.filter(|_| !to_blame && self.state.gave_up.is_none());
                 None
             }
         };
@@ -229,10 +225,10 @@ impl Seat {
             injected: 0,
             keyframe: true,
         };
+        let content = Content::Latents(latents.narrow(0, frames - 1, 1));
         self.cut = true;
         self.next_frame += 1;
         self.in_flight += 1;
-        let content = Content::Latents(latents.narrow(0, frames - 1, 1));
         let begun = SystemTime::now();
         Some(Job { route: self.route.clone(), place, content, begun, timings: self.state.timings })
     }
@@ -242,14 +238,12 @@ impl Seat {
         self.in_flight -= 1;
         match result {
             Ok(Some(timings)) => {
-                self.lost_in_a_row = 0;
+                self.lost[Stage::Decode as usize] = 0;
+                self.lost[Stage::Encode as usize] = 0;
                 self.state.timings = timings;
             }
             Ok(None) => return,
-            Err(failure) => {
-                self.lost_in_a_row += 1;
-                self.lose(failure, self.lost_in_a_row);
-            }
+            Err(failure) => self.lose(failure),
         }
         self.announce();
     }
@@ -391,31 +385,33 @@ impl Seat {
             injected: block.injected,
             keyframe: std::mem::take(&mut self.cut),
         };
-        self.next_frame += block.latents.size()[0] as u64;
-        self.in_flight += 1;
         self.state.hash = Some(block.hash.to_hex().to_string());
         self.state.latents = Some(Moments::of(&block.latents));
+        self.next_frame += block.latents.size()[0] as u64;
+        self.in_flight += 1;
         // The batch has ended just now.
         let begun = SystemTime::now() - Duration::from_secs_f64(timings.denoise + timings.context);
         Job { route: self.route.clone(), place, content, begun, timings }
     }
 
-    /// Notes that a block is lost, the last of so many in a row.
-    fn lose(&mut self, failure: Failure, in_a_row: u32) {
+    /// Notes that a block is lost.
+    fn lose(&mut self, failure: Failure) {
         tracing::warn!(stream = self.route.id, "a block is lost: {failure}");
-        self.state.failures += 1;
-        self.state.failure = Some(failure);
-        if in_a_row >= MAX_FAILURES {
+        let in_a_row = &mut self.lost[failure.stage as usize];
+        *in_a_row += 1;
+        if *in_a_row >= MAX_FAILURES {
             self.timeline.set_paused(true);
             self.steps = 0;
-            self.state.gave_up = true;
+            self.state.gave_up.get_or_insert(failure.stage);
         }
+        self.state.failures += 1;
+        self.state.failure = Some(failure);
     }
 
     /// Forgets what failed so far.
     fn try_again(&mut self) {
-        (self.failures_in_a_row, self.lost_in_a_row) = (0, 0);
-        self.state.gave_up = false;
+        self.lost = [0; 3];
+        self.state.gave_up = None;
     }
 
     fn announce(&mut self) {

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use acdit_model::{Error as ModelError, weights, write_atomically};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Entry, Kept, Log, Stamp, Timeline, read_log, write_log};
 use crate::batch::Row;
+use crate::error::caught;
 use crate::session::check_sampling;
 use crate::window::Window;
 use crate::{Error, Result, Session, Settings, World};
@@ -81,8 +82,13 @@ impl Saver {
     /// on another thread while the session goes on. Returns whether it was saved.
     ///
     /// # Errors
-    /// [`Error::Model`] for files that cannot be written.
+    /// [`Error::Model`] for files that cannot be written, [`Error::Library`] where memory is out.
     pub fn save(&mut self, timeline: &Timeline, world: &Stamp) -> Result<bool> {
+        // What is noted here of the disk changes with the disk.
+        caught(|| self.save_whole(timeline, world))
+    }
+
+    fn save_whole(&mut self, timeline: &Timeline, world: &Stamp) -> Result<bool> {
         if self.snapshot == timeline.log.len() {
             return Ok(false);
         }
@@ -93,7 +99,8 @@ impl Saver {
         let anchors = timeline.anchors.iter().enumerate();
         let anchors = anchors.map(|(at, session)| put(&mut tensors, &anchor(at), session)).collect();
         if !timeline.kept.is_empty() {
-            let tokens: Vec<&Tensor> = timeline.kept.iter().map(|kept| &kept.tokens).collect();
+            let tokens: Vec<Tensor> =
+                timeline.kept.iter().map(|kept| kept.tokens.to_device(Device::Cpu)).collect();
             tensors.insert(KEPT.to_owned(), Tensor::cat(&tokens, 0));
         }
         let state_hash = timeline.session.state_hash()?.to_hex().to_string();
@@ -191,7 +198,7 @@ impl Timeline {
         let count = saved.kept.len();
         let tokens = match tensors.remove(KEPT) {
             Some(tokens) if tokens.size() == [count as i64, block, width] => tokens,
-            None if count == 0 => Tensor::zeros([0, block, width], (Kind::Float, tch::Device::Cpu)),
+            None if count == 0 => Tensor::zeros([0, block, width], (Kind::Float, Device::Cpu)),
             _ => return Err(bad(&file, format!("no {count} blocks in {KEPT:?}"))),
         };
         let tokens = tokens.to_device(world.model.device());
