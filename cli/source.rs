@@ -90,9 +90,10 @@ impl WorldSource for StreamSource {
 
     fn past(&self) -> Result<Vec<PastBlock>, acdit_io::Refusal> {
         let timeline = self.handle.timeline().map_err(refused)?;
-        // What a world begins with is under no label of it and was never shown.
-        let shown = |label: i64| usize::try_from(label).is_ok_and(|label| label < self.info.labels.len());
-        let past = timeline.past().filter(|past| past.block >= timeline.reach() && shown(past.label));
+        let (labels, frames) = (self.info.labels.len(), self.info.frames_per_block as usize);
+        // What a world begins with is of real frames, under no label, and was never shown.
+        let prompt = |past: &Past| past.injected == frames && index(past.label) as usize >= labels;
+        let past = timeline.past().filter(|past| past.block >= timeline.reach() && !prompt(past));
         Ok(past
             .map(|Past { block, label, injected }| PastBlock {
                 block,

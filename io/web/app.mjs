@@ -53,7 +53,7 @@ const stream = new Stream(canvas, {
   },
   hello,
   drawn,
-  passed: (header) => past.note(header),
+  passed: (header) => timeline.passed(header),
   state: follow,
   gap: ({ dropped }) => {
     stats.dropped += dropped;

@@ -29,6 +29,8 @@ export class Timeline {
   #drag = null;
   /** First block on the strip. */
   #first = 0;
+  /** Something was noted that is not on the strip yet. */
+  #stale = false;
 
   /** `choose(block)` when another block (or null, now) was chosen, `rewind(block)` at the end of a drag or on Enter. */
   constructor(history, { choose, rewind }) {
@@ -77,11 +79,19 @@ export class Timeline {
 
   /** A frame was drawn. */
   shown(header, canvas) {
+    this.passed(header);
+    if (!this.#stale) return;
+    this.#thumbnails.keep(header.block, canvas);
+    this.#render();
+    this.#stale = false;
+  }
+
+  /** A frame was due, but a newer one is drawn instead. */
+  passed(header) {
     const newest = this.#history.newest;
     if (!this.#history.note(header)) return;
     if (header.block < newest) this.#thumbnails.cut(header.block);
-    this.#thumbnails.keep(header.block, canvas);
-    this.#render();
+    this.#stale = true;
   }
 
   /** The server tells of blocks before that of a frame. */

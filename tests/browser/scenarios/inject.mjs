@@ -44,6 +44,9 @@ export default async function (stage) {
   await page.getByRole("button", { name: "Close" }).click();
   await until(page, "it can be let go", () => !document.getElementById("real-open").hidden);
 
+  // Under a label of the world: whole real blocks under none are taken for what a world begins with.
+  await page.getByRole("button", { name: "left" }).click();
+  await receipt(page, "answer", "shown", "left");
   let last = await page.evaluate(() => __acdit.header.generation);
   await page.setInputFiles("#real-file", stage.files.clip);
   await page.getByRole("button", { name: "Continue from the clip" }).click();
