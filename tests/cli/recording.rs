@@ -8,7 +8,7 @@ use acdit_io::{Client, Error, Event, Kind, Recording, Request, ServerMessage, St
 use serde_json::{Value, json};
 
 use crate::harness::{FPS, Folder, SIDE};
-use crate::serving::{ask, end, json, log_up_to, serve};
+use crate::serving::{ask, end, json, log_up_to, serve, words_of};
 
 /// Frames of a film, of the world's own size.
 fn frames(folder: &Folder, name: &str) -> usize {
@@ -159,7 +159,7 @@ async fn films_take_no_more_room_than_they_may() {
         std::fs::File::create(folder.path("films/main-1.mp4")).unwrap().set_len(bytes).unwrap();
     };
     other(1_000_000);
-    let (_server, address) = serve(&folder, &["--recordings", "films", "--recordings-mb", "1"]);
+    let (mut server, address) = serve(&folder, &["--recordings", "films", "--recordings-mb", "1"]);
     let mut client = Client::connect(&format!("ws://{address}/ws"), Kind::Jpeg).await.unwrap();
     assert_eq!(refused(&mut client, Request::Record { on: true }).await, "recordings_full");
     other(980_000);
@@ -171,6 +171,10 @@ async fn films_take_no_more_room_than_they_may() {
     let bytes = std::fs::metadata(folder.path("films/main-2.mp4")).unwrap().len();
     assert!((1_000..40_000).contains(&bytes), "{bytes}: what had room, and the container's own");
     assert!(frames(&folder, "films/main-2.mp4") >= 4);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let words = words_of(&mut server);
+    assert!(words.contains("all recordings together have reached --recordings-mb"), "{words}");
 }
 
 #[tokio::test]
