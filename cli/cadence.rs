@@ -217,14 +217,15 @@ impl Figures {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use acdit_io::{Header, Kind};
 
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn packet(generation: u32, frame: u64) -> Packet {
+    /// A frame of 100 ms; four make a block.
+    pub(crate) fn packet(generation: u32, frame: u64) -> Packet {
         let pts = frame * 100_000;
         let (kind, label, block) = (Kind::H264, 0, frame / 4);
         let header = Header {

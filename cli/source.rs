@@ -93,8 +93,7 @@ impl WorldSource for StreamSource {
         let (labels, frames) = (self.info.labels.len(), self.info.frames_per_block as usize);
         // What a world begins with is of real frames, under no label, and was never shown.
         let prompt = |past: &Past| past.injected == frames && index(past.label) as usize >= labels;
-        let past = timeline.past().filter(|past| past.block >= timeline.reach() && !prompt(past));
-        Ok(past
+        Ok((timeline.past().filter(|past| !prompt(past)))
             .map(|Past { block, label, injected }| PastBlock {
                 block,
                 label: index(label),

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::cadence::{Percentiles, percentiles};
 
-/// From what was asked being seen to the next change.
-const REST: Duration = Duration::from_millis(400);
-/// Changes should fall on any moment of a block: the rest grows by this step and begins anew.
-const DRIFT: [Duration; 2] = [Duration::from_millis(37), Duration::from_millis(250)];
+/// From a change being seen to the next, in milliseconds.
+const REST: u64 = 400;
+/// Changes should fall on any moment of a block: the rest grows by such steps, up to so much, and begins anew. Milliseconds.
+const DRIFT: u64 = 37;
+const MOST_DRIFT: u64 = 250;
 
 /// Asks for one label after the other, each once the one before was seen.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Steering {
         self.next
     }
 
-    /// The next change; `id` is what its request will be known by.
+    /// The next change, to be sent.
     pub(crate) fn ask(&mut self) -> Request {
         self.next = None;
         self.label = (self.label + 1) % self.labels;
@@ -150,9 +151,8 @@ impl Steering {
     }
 
     fn rest(&mut self, now: Instant) {
-        let [step, turn] = DRIFT.map(|time| time.as_millis() as u64);
-        let drift = Duration::from_millis(self.seen.len() as u64 * step % turn);
-        self.next = Some(now + REST + drift);
+        let drift = self.seen.len() as u64 * DRIFT % MOST_DRIFT;
+        self.next = Some(now + Duration::from_millis(REST + drift));
     }
 
     /// What it comes to.
@@ -206,24 +206,15 @@ impl Steered {
 
 #[cfg(test)]
 mod tests {
-    use acdit_io::{Kind, Packet};
-
     use super::*;
+    use crate::cadence::tests::packet;
 
-    /// A frame of 100 ms; four make a block.
     fn frame(generation: u32, frame: u64) -> Event {
-        let header = Header {
-            kind: Kind::H264,
-            keyframe: false,
-            generated: true,
-            injected: false,
-            generation,
-            frame,
-            pts: frame * 100_000,
-            block: frame / 4,
-            label: 0,
-        };
-        Event::Packet(Packet { header, payload: vec![0].into() })
+        Event::Packet(packet(generation, frame))
+    }
+
+    fn applied(id: u64, block: u64) -> Event {
+        Event::Message(ServerMessage::Applied { id, block, session: None, sessions: None })
     }
 
     #[test]
@@ -239,15 +230,10 @@ mod tests {
         steering.sent(7, at(450)); // block 1 is on screen
         assert_eq!(steering.due(), None);
         (8..12).for_each(|number| steering.see(&frame(0, number), at(700)));
-        steering.see(
-            &Event::Message(ServerMessage::Applied { id: 7, block: 3, session: None, sessions: None }),
-            at(460),
-        );
+        steering.see(&applied(7, 3), at(460));
         (12..16).for_each(|number| steering.see(&frame(0, number), at(1300))); // 100 ms late
         assert_eq!(steering.due(), Some(at(1300 + 400 + 37)));
 
-        let applied =
-            |id, block| Event::Message(ServerMessage::Applied { id, block, session: None, sessions: None });
         steering.ask();
         steering.sent(8, at(1350));
         steering.see(&applied(8, 4), at(1360));

@@ -149,7 +149,7 @@ pub enum Request {
         /// Index into [`WorldInfo::labels`].
         index: u32,
     },
-    /// Stop after the block being made.
+    /// Stop; applied once the blocks under way have been made and shown.
     Pause,
     /// Go on.
     Resume,

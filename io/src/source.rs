@@ -145,7 +145,7 @@ pub enum Control {
         /// Index into [`WorldInfo::labels`], within bounds.
         index: u32,
     },
-    /// Stop after the block being made.
+    /// Stop; applied once the blocks under way have been made and shown.
     Pause,
     /// Go on.
     Resume,

@@ -18,7 +18,7 @@ pub enum Control {
         /// One that [`State::reach`] allows.
         block: u64,
     },
-    /// Stop after the block being made.
+    /// Stop; answered once the blocks under way have left the pipeline.
     Pause,
     /// Go on.
     Resume,
@@ -131,15 +131,6 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Denoise => "denoise",
-            Self::Decode => "decode",
-            Self::Encode => "encode",
-        }
-    }
-
     pub(crate) fn failed(self, error: &Error) -> Failure {
         Failure { stage: self, reason: error.to_string() }
     }
@@ -147,7 +138,11 @@ impl Stage {
 
 impl std::fmt::Display for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.write_str(match self {
+            Self::Denoise => "denoise",
+            Self::Decode => "decode",
+            Self::Encode => "encode",
+        })
     }
 }
 

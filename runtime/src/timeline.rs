@@ -140,9 +140,10 @@ impl Timeline {
         first.index() + u64::from(!first.window().is_cached())
     }
 
-    /// The blocks that are kept, oldest first: those that can be gone back to, and some before them.
+    /// The blocks that can be gone back to, oldest first.
     pub fn past(&self) -> impl Iterator<Item = Past> {
-        let blocks = (self.anchors[0].index()..).zip(&self.kept);
+        let (first, reach) = (self.anchors[0].index(), self.reach());
+        let blocks = (first..).zip(&self.kept).skip((reach - first) as usize);
         blocks.map(|(block, &Kept { label, injected, .. })| Past { block, label, injected })
     }
 

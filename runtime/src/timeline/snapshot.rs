@@ -84,7 +84,7 @@ impl Saver {
     /// # Errors
     /// [`Error::Model`] for files that cannot be written, [`Error::Library`] where memory is out.
     pub fn save(&mut self, timeline: &Timeline, world: &Stamp) -> Result<bool> {
-        // What is noted here of the disk changes with the disk.
+        // Lines, bytes and snapshot are noted once they are on disk: a panic in between leaves them true.
         caught(|| self.save_whole(timeline, world))
     }
 
