@@ -1,16 +1,16 @@
 //! The playback clock: when the next block may be generated.
 //!
 //! A generator that runs ahead of what is on screen makes controls feel dead, and one that tries to catch up after a
-//! stall shows a burst. So block `n + 1` is started while block `n` plays, never earlier, and as late as is safe: half as
-//! long again as blocks take before it is needed, and a margin. When a block comes too late, the clock slips by as much as it
-//! was late: later blocks keep their distance and no latency builds up.
+//! stall shows a burst. So block `n + 1` is started while block `n` plays, never earlier, and as late as is safe: what the
+//! slowest of the last blocks took before it is needed, and a margin. When a block comes too late, the clock slips by as much
+//! as it was late: later blocks keep their distance and no latency builds up.
 //!
 //! The clock is pure: the caller passes the time, as the duration since an origin of its choice.
 
 use std::time::Duration;
 
 /// Kept in hand for what is not measured: other processes, the network, the viewer.
-const MARGIN: Duration = Duration::from_millis(50);
+const MARGIN: Duration = Duration::from_millis(25);
 
 /// The playback clock of one stream.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Pace {
 
     /// Notes what a block took. Until anything is known, blocks are due as early as they may be.
     pub fn took(&mut self, time: Duration) {
-        self.takes = Some(self.takes.map_or(time, |before| time.max(before.mul_f64(0.9))));
+        self.takes = Some(self.takes.map_or(time, |before| time.max(before.mul_f64(0.97))));
     }
 
     /// When the next block is to be generated; `None` while paused.
@@ -73,8 +73,7 @@ impl Pace {
         }
         self.end = Some(start + self.block);
         self.earliest = start;
-        self.due = start
-            + self.takes.map_or(Duration::ZERO, |time| self.block.saturating_sub(time * 3 / 2 + MARGIN));
+        self.due = start + self.takes.map_or(Duration::ZERO, |time| self.block.saturating_sub(time + MARGIN));
     }
 
     /// Notes that a block asked for while paused is on screen: the next one is due as soon as the clock runs again.
@@ -139,10 +138,10 @@ mod tests {
         assert!(pace.is_ready(ms(0)) && !pace.has_beat());
         pace.took(ms(50));
         pace.delivered(ms(0)); // plays 0..400
-        assert_eq!(pace.due(), Some(ms(275)));
+        assert_eq!(pace.due(), Some(ms(325)));
         assert!(pace.has_beat());
-        assert_eq!([174, 175].map(|at| pace.is_ready(ms(at))), [false, true]);
-        pace.took(ms(250));
+        assert_eq!([224, 225].map(|at| pace.is_ready(ms(at))), [false, true]);
+        pace.took(ms(375));
         pace.delivered(ms(200)); // plays 400..800
         assert_eq!(pace.due(), Some(ms(400)));
         assert_eq!([399, 400].map(|at| pace.is_ready(ms(at))), [false, true], "not before it plays");
@@ -159,9 +158,9 @@ mod tests {
         first.delivered(ms(0));
         first.delivered(ms(150)); // plays 400..800
         second.fall_in(&first);
-        assert_eq!((second.due(), second.underruns()), (Some(ms(600)), 0));
-        second.delivered(ms(600));
-        first.delivered(ms(600));
+        assert_eq!((second.due(), second.underruns()), (Some(ms(675)), 0));
+        second.delivered(ms(675));
+        first.delivered(ms(675));
         assert_eq!(second.due(), first.due());
     }
 
@@ -170,23 +169,19 @@ mod tests {
         let mut pace = Pace::new(ms(500));
         pace.took(ms(50));
         pace.delivered(ms(0)); // plays 0..500
-        assert_eq!(
-            pace.due(),
-            Some(ms(375)),
-            "one and a half blocks' time and the margin before it is needed"
-        );
+        assert_eq!(pace.due(), Some(ms(425)), "a block's time and the margin before it is needed");
         pace.took(ms(40));
         pace.delivered(ms(340)); // plays 500..1000
         assert_eq!(
             pace.due(),
-            Some(ms(500) + Duration::from_micros(382_500)),
+            Some(ms(500) + Duration::from_micros(426_500)),
             "a slower block is remembered"
         );
         pace.took(ms(190));
         pace.delivered(ms(1000)); // plays 1000..1500
-        assert_eq!(pace.due(), Some(ms(1165)));
-        pace.took(ms(400));
-        pace.delivered(ms(1400));
+        assert_eq!(pace.due(), Some(ms(1285)));
+        pace.took(ms(480));
+        pace.delivered(ms(1480));
         assert_eq!(pace.due(), Some(ms(1500)), "never before the block before it plays");
         assert_eq!(pace.underruns(), 0);
     }
