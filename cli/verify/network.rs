@@ -9,7 +9,7 @@ use acdit_runtime::device::Placement;
 use acdit_runtime::{Window, WindowMode};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::{Subject, Tolerances};
 
@@ -230,11 +230,10 @@ impl Pair {
             let mut solver = Solver::new(self.solver, &self.schedule, self.steps)?;
             let mut tokens = noise.narrow(0, block, 1); // (1, B, C)
             let mut trace = Trace::default();
-            for (index, timestep) in solver.timesteps().to_vec().into_iter().enumerate() {
+            let timesteps = Tensor::from_slice(solver.timesteps()).to_device(device);
+            for (index, modulation) in model.modulations(&timesteps, &labels)?.iter().enumerate() {
                 let branched = Tensor::cat(&[&tokens, &tokens], 0);
-                let timesteps = Tensor::full([2], timestep, (Kind::Int64, device));
-                let predictions =
-                    model.denoise(&branched, &timesteps, &labels, &rope, &mut window.reader())?;
+                let predictions = model.denoise(&branched, modulation, &rope, &mut window.reader())?;
                 let eps = guided(&predictions, self.guidance);
                 tokens = solver.step(index, &tokens, &eps);
                 trace.eps.push(eps.squeeze_dim(0));

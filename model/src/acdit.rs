@@ -42,6 +42,25 @@ pub struct TrainingBatch {
     pub labels: Tensor,
 }
 
+/// Shifts, scales and gates of noised tokens in every layer: all that timestep and label come to.
+#[derive(Debug)]
+pub struct Modulation {
+    layers: Vec<[Tensor; 6]>,
+    last: [Tensor; 2],
+}
+
+impl Modulation {
+    /// Of the first `branches` branches alone.
+    pub fn first(&self, branches: i64) -> Self {
+        self.map(|part| part.narrow(0, 0, branches))
+    }
+
+    fn map(&self, change: impl Fn(&Tensor) -> Tensor) -> Self {
+        let layers = self.layers.iter().map(|parts| parts.each_ref().map(&change)).collect();
+        Self { layers, last: self.last.each_ref().map(&change) }
+    }
+}
+
 /// Positions and masks of a training clip.
 pub(crate) struct Clip {
     rope: RopeTable,
@@ -128,7 +147,7 @@ impl Acdit {
         &self.rope
     }
 
-    /// Timestep embedding: (N) i64 → (N, D).
+    /// Timestep embedding: (…) i64 → (…, D).
     pub fn timestep_embedding(&self, timesteps: &Tensor) -> Tensor {
         self.t_embedder.forward(timesteps, self.compute)
     }
@@ -143,7 +162,8 @@ impl Acdit {
         let Clip { rope, clean_mask, noised_mask } = self.clip(batch)?;
         let mut clean = CleanPass::default();
         self.clean_pass(&batch.clean, &rope, &mut clean, Some(&clean_mask));
-        Ok(self.noised_pass(batch, &rope, &mut clean, Some(&noised_mask)))
+        let modulation = self.modulation(&self.condition(&batch.timesteps, &batch.labels));
+        Ok(self.noised_pass(&batch.noised, &modulation, &rope, &mut clean, Some(&noised_mask)))
     }
 
     /// Positions and masks of `batch`, whose shapes it checks.
@@ -190,33 +210,42 @@ impl Acdit {
         Ok(())
     }
 
-    /// Predicts for one noised block (N, B, p²·C) at block position `position`, all of whose N branches (labels (N),
-    /// timesteps (N)) attend the store's past and themselves. Returns (N, B, p²·C) f32.
+    /// The modulations of a block's denoising steps: timesteps (S) i64 and the labels (N) i64 of its branches → S
+    /// modulations of N branches each.
     ///
-    /// `rope` is [`Rope::table`] of that position, or [`RopeTable::stacked`] where branches stand at different ones: the
-    /// caller keeps it over the denoising steps.
+    /// All steps at once, since none of it depends on the tokens: adaLN has a third of a network's weights, and with few
+    /// tokens reading them is what a step costs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`].
+    pub fn modulations(&self, timesteps: &Tensor, labels: &Tensor) -> Result<Vec<Modulation>, Error> {
+        let (steps, branches) = (timesteps.numel() as i64, labels.numel() as i64);
+        check("timesteps", &[steps], timesteps)?;
+        check("labels", &[branches], labels)?;
+        let condition = self.condition(&timesteps.unsqueeze(1), &labels.unsqueeze(0)); // (S, N, D)
+        let all = self.modulation(&condition.unsqueeze(2));
+        Ok((0..steps).map(|step| all.map(|part| part.get(step))).collect())
+    }
+
+    /// Predicts for one noised block (N, B, p²·C), all of whose N branches attend the store's past and themselves. Returns
+    /// (N, B, p²·C) f32.
+    ///
+    /// `rope` is [`Rope::table`] of the block's position, or [`RopeTable::stacked`] where branches stand at different ones: the
+    /// caller keeps it over the denoising steps. `modulation` is one of [`Self::modulations`].
     ///
     /// # Errors
     /// [`Error::Shape`].
     pub fn denoise(
         &self,
         noised: &Tensor,
-        timesteps: &Tensor,
-        labels: &Tensor,
+        modulation: &Modulation,
         rope: &RopeTable,
         store: &mut dyn KvStore,
     ) -> Result<Tensor, Error> {
         let noised = noised.unsqueeze(1); // (N, 1, B, p²·C)
         let (n, _) = self.check_tokens("noised tokens", &noised)?;
-        check("timesteps", &[n], timesteps)?;
-        check("labels", &[n], labels)?;
-        let batch = TrainingBatch {
-            clean: Tensor::new(),
-            noised,
-            timesteps: timesteps.unsqueeze(1),
-            labels: labels.unsqueeze(1),
-        };
-        Ok(self.noised_pass(&batch, rope, store, None).squeeze_dim(1))
+        check("modulation", &[n, 1, 1, self.config.hidden_size], &modulation.last[0])?;
+        Ok(self.noised_pass(&noised, modulation, rope, store, None).squeeze_dim(1))
     }
 
     fn clean_pass(
@@ -234,21 +263,29 @@ impl Acdit {
 
     fn noised_pass(
         &self,
-        batch: &TrainingBatch,
+        noised: &Tensor,
+        modulation: &Modulation,
         rope: &RopeTable,
         store: &mut dyn KvStore,
         mask: Option<&BlockMask>,
     ) -> Tensor {
-        let condition = self.condition(batch);
-        let xs = (self.blocks.iter()).fold(self.embed_tokens(&batch.noised), |xs, block| {
-            block.noised(&xs, &condition, &*self.norm, rope, store, mask)
+        let layers = self.blocks.iter().zip(&modulation.layers);
+        let xs = layers.fold(self.embed_tokens(noised), |xs, (block, modulation)| {
+            block.noised(&xs, modulation, &*self.norm, rope, store, mask)
         });
-        self.predict(&xs, &condition)
+        self.final_layer.forward(&xs, &modulation.last, &*self.norm).to_kind(Kind::Float)
+    }
+
+    /// Of conditions (…, D): each part (…, 1, D), to be broadcast over a block's tokens.
+    fn modulation(&self, condition: &Tensor) -> Modulation {
+        let layers = self.blocks.iter().map(|block| block.modulation(condition)).collect();
+        Modulation { layers, last: self.final_layer.modulation(condition) }
     }
 
     /// What enters the first layer, clean and noised (N, T, B, D), and the condition (N, T, D) of every layer.
     pub(crate) fn embed(&self, batch: &TrainingBatch) -> (Tensor, Tensor, Tensor) {
-        (self.embed_tokens(&batch.clean), self.embed_tokens(&batch.noised), self.condition(batch))
+        let condition = self.condition(&batch.timesteps, &batch.labels);
+        (self.embed_tokens(&batch.clean), self.embed_tokens(&batch.noised), condition)
     }
 
     /// (N, T, B, p²·C) → (N, T, B, D).
@@ -256,9 +293,9 @@ impl Acdit {
         self.x_embedder.forward(&tokens.to_kind(self.compute))
     }
 
-    /// (N, T, D).
-    fn condition(&self, batch: &TrainingBatch) -> Tensor {
-        self.timestep_embedding(&batch.timesteps) + self.y_embedder.forward(&batch.labels, self.compute)
+    /// Timesteps and labels, which broadcast, to conditions: (…) → (…, D).
+    fn condition(&self, timesteps: &Tensor, labels: &Tensor) -> Tensor {
+        self.timestep_embedding(timesteps) + self.y_embedder.forward(labels, self.compute)
     }
 
     /// One layer of both streams; behind the last one there is no clean stream.
@@ -278,7 +315,8 @@ impl Acdit {
             block.remember(clean, rope, &mut store);
             None
         };
-        (clean, block.noised(noised, condition, &*self.norm, rope, &mut store, Some(noised_mask)))
+        let modulation = block.modulation(condition);
+        (clean, block.noised(noised, &modulation, &*self.norm, rope, &mut store, Some(noised_mask)))
     }
 
     /// Layers of the network.
@@ -288,7 +326,8 @@ impl Acdit {
 
     /// What leaves the last layer, (N, T, B, D), as predictions (N, T, B, p²·C) f32.
     pub(crate) fn predict(&self, xs: &Tensor, condition: &Tensor) -> Tensor {
-        self.final_layer.forward(xs, condition, &*self.norm).to_kind(Kind::Float)
+        let modulation = self.final_layer.modulation(condition);
+        self.final_layer.forward(xs, &modulation, &*self.norm).to_kind(Kind::Float)
     }
 
     /// Blocks W of the windowed mask.

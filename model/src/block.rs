@@ -44,21 +44,26 @@ impl Block {
         &xs + self.mlp.forward(&self.norm2.plain(&xs))
     }
 
-    /// Noised tokens (N, T, B, D) under `condition` (N, T, D) → (N, T, B, D).
+    /// Shift, scale and gate of the attention, then of the MLP: (…, D) → (…, 1, D) each.
+    pub(crate) fn modulation(&self, condition: &Tensor) -> [Tensor; 6] {
+        self.ada_ln.forward(condition)
+    }
+
+    /// Noised tokens (N, T, B, D) under parts (N, T, 1, D) of a modulation → (N, T, B, D).
     pub(crate) fn noised(
         &self,
         xs: &Tensor,
-        condition: &Tensor,
+        modulation: &[Tensor; 6],
         norm: &dyn NormModulate,
         rope: &RopeTable,
         store: &mut dyn KvStore,
         mask: Option<&BlockMask>,
     ) -> Tensor {
-        let [shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp] = self.ada_ln.forward(condition);
-        let normed = self.norm1.modulated(norm, xs, &shift_msa, &scale_msa);
-        let xs = xs.addcmul(&gate_msa, &self.attend(&normed, rope, store, mask));
-        let normed = self.norm2.modulated(norm, &xs, &shift_mlp, &scale_mlp);
-        xs.addcmul(&gate_mlp, &self.mlp.forward(&normed))
+        let [shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp] = modulation;
+        let normed = self.norm1.modulated(norm, xs, shift_msa, scale_msa);
+        let xs = xs.addcmul(gate_msa, &self.attend(&normed, rope, store, mask));
+        let normed = self.norm2.modulated(norm, &xs, shift_mlp, scale_mlp);
+        xs.addcmul(gate_mlp, &self.mlp.forward(&normed))
     }
 
     /// Stores this layer's clean keys and values and stops there.
@@ -116,7 +121,7 @@ impl<const PARTS: usize> AdaLn<PARTS> {
         }
     }
 
-    /// (N, T, D) → `PARTS` tensors (N, T, 1, D), to be broadcast over a block's tokens.
+    /// (…, D) → `PARTS` tensors (…, 1, D), to be broadcast over a block's tokens.
     fn forward(&self, condition: &Tensor) -> [Tensor; PARTS] {
         let parts = self.linear.forward(&condition.silu()).unsqueeze(-2).chunk(PARTS as i64, -1);
         parts.try_into().expect("the Linear's width is PARTS times the hidden size")
@@ -140,9 +145,14 @@ impl FinalLayer {
         }
     }
 
-    /// (N, T, B, D) under (N, T, D) → (N, T, B, p²·C).
-    pub(crate) fn forward(&self, xs: &Tensor, condition: &Tensor, norm: &dyn NormModulate) -> Tensor {
-        let [shift, scale] = self.ada_ln.forward(condition);
-        self.linear.forward(&self.norm_final.modulated(norm, xs, &shift, &scale))
+    /// Shift and scale: (…, D) → (…, 1, D) each.
+    pub(crate) fn modulation(&self, condition: &Tensor) -> [Tensor; 2] {
+        self.ada_ln.forward(condition)
+    }
+
+    /// (N, T, B, D) under parts (N, T, 1, D) of a modulation → (N, T, B, p²·C).
+    pub(crate) fn forward(&self, xs: &Tensor, modulation: &[Tensor; 2], norm: &dyn NormModulate) -> Tensor {
+        let [shift, scale] = modulation;
+        self.linear.forward(&self.norm_final.modulated(norm, xs, shift, scale))
     }
 }

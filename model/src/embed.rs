@@ -34,7 +34,7 @@ impl TimestepEmbedder {
         }
     }
 
-    /// (N) timesteps → (N, D) in `kind`.
+    /// Timesteps (…) → (…, D) in `kind`.
     pub(crate) fn forward(&self, timesteps: &Tensor, kind: Kind) -> Tensor {
         self.second.forward(&self.first.forward(&timestep_sinusoid(timesteps).to_kind(kind)).silu())
     }
@@ -53,7 +53,7 @@ impl LabelEmbedder {
         Self { embedding_table: table.var("weight", &[num_classes + 1, hidden], init) }
     }
 
-    /// (N) labels → (N, D) in `kind`.
+    /// Labels (…) → (…, D) in `kind`.
     pub(crate) fn forward(&self, labels: &Tensor, kind: Kind) -> Tensor {
         Tensor::embedding(&self.embedding_table, labels, -1, false, false).to_kind(kind)
     }

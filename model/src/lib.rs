@@ -25,7 +25,7 @@ mod recompute;
 mod rope;
 pub mod weights;
 
-pub use acdit::{Acdit, TrainingBatch};
+pub use acdit::{Acdit, Modulation, TrainingBatch};
 pub use config::{Config, Preset, RopeKind};
 pub use embed::timestep_sinusoid;
 pub use error::Error;

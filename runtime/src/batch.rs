@@ -18,7 +18,7 @@ use std::time::Instant;
 use acdit_model::RopeTable;
 use acdit_model::diffusion::{NoiseLevel, Solver, guided};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::engine::MAX_STREAMS;
 use crate::error::caught;
@@ -243,6 +243,8 @@ fn denoise(world: &World, members: &[&Member]) -> Result<Tensor> {
     };
     let mut reader = Window::readers(&windows);
     let mut solver = Solver::new(solver, &world.schedule, steps)?;
+    let timesteps = Tensor::from_slice(solver.timesteps()).to_device(device);
+    let modulations = model.modulations(&timesteps, &both)?;
     let pins: Vec<Option<(&Tensor, Tensor)>> = (members.iter())
         .map(|member| {
             let clean = member.pinned.as_ref()?;
@@ -252,16 +254,14 @@ fn denoise(world: &World, members: &[&Member]) -> Result<Tensor> {
 
     let noise: Vec<Tensor> = members.iter().map(|m| m.session.noise(world, Purpose::Block)).collect();
     let mut tokens = Tensor::cat(&noise, 0);
-    for index in 0..steps {
+    for (index, modulation) in modulations.iter().enumerate() {
         reach(Stage::Denoise)?;
         tokens = held(tokens, &pins, solver.level(index));
         let is_guided = index < sampling.guided_steps();
         let (branches, rope) = if is_guided { (2, &rope_of_both) } else { (1, &rope) };
         let branched = tokens.repeat([branches, 1, 1]);
-        let labels = both.narrow(0, 0, branches * rows as i64);
-        let timesteps =
-            Tensor::full([branches * rows as i64], solver.timesteps()[index], (Kind::Int64, device));
-        let predictions = model.denoise(&branched, &timesteps, &labels, rope, &mut reader)?;
+        let modulation = modulation.first(branches * rows as i64);
+        let predictions = model.denoise(&branched, &modulation, rope, &mut reader)?;
         let prediction = if is_guided { guided(&predictions, guidance) } else { predictions };
         tokens = solver.step(index, &tokens, &prediction);
     }

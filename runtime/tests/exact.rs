@@ -61,7 +61,8 @@ fn tokens(world: &World, latents: &Tensor) -> Tensor {
 fn streamed(world: &World, window: &Window, noised: &Tensor, label: i64) -> Tensor {
     let rope = world.model.rope().table(window.position(), 1, Device::Cpu).unwrap();
     let (t, y) = (Tensor::from_slice(&[500i64]), Tensor::from_slice(&[label]));
-    world.model.denoise(noised, &t, &y, &rope, &mut window.reader()).unwrap()
+    let modulation = &world.model.modulations(&t, &y).unwrap()[0];
+    world.model.denoise(noised, modulation, &rope, &mut window.reader()).unwrap()
 }
 
 /// The training forward's predictions for all blocks of a clip, each noised to `noised`.
@@ -170,10 +171,11 @@ fn shared_guidance_cache_equals_the_doubled_one() {
 
     let window = session.window();
     let noised = tokens(&world, &real_block(&world, 50)).repeat([2, 1, 1]);
-    let (t, y) = (Tensor::from_slice(&[300i64, 300]), Tensor::from_slice(&[2i64, 5]));
+    let (t, y) = (Tensor::from_slice(&[300i64]), Tensor::from_slice(&[2i64, 5]));
     let rope = world.model.rope().table(window.position(), 1, Device::Cpu).unwrap();
-    let shared = world.model.denoise(&noised, &t, &y, &rope, &mut window.reader()).unwrap();
-    let doubled = world.model.denoise(&noised, &t, &y, &rope, &mut doubled).unwrap();
+    let modulation = &world.model.modulations(&t, &y).unwrap()[0];
+    let shared = world.model.denoise(&noised, modulation, &rope, &mut window.reader()).unwrap();
+    let doubled = world.model.denoise(&noised, modulation, &rope, &mut doubled).unwrap();
     assert!(error(&shared, &doubled) < TOLERANCE);
     assert!(error(&shared.get(0), &shared.get(1)) > 1e-2, "the label has no effect: nothing was compared");
 }

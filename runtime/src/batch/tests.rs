@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 
 use acdit_model::{Config, Preset, diffusion::SolverKind};
+use tch::Kind;
 
 use super::*;
 use crate::Settings;
