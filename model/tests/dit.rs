@@ -111,8 +111,8 @@ fn one_block_over_the_whole_sequence_is_a_plain_dit() {
     let (t, y) = (Tensor::from_slice(&[321i64]), Tensor::from_slice(&[2i64]));
 
     let rope = model.rope().table(0, 1, Device::Cpu).unwrap();
-    let streamed =
-        model.denoise(&tokens, &model.modulations(&t, &y).unwrap()[0], &rope, &mut NoCache).unwrap();
+    let steps = model.modulations(&Tensor::from_slice(&[7i64, 321]), &y).unwrap();
+    let streamed = model.denoise(&tokens, &steps[1], &rope, &mut NoCache).unwrap();
     let batch = TrainingBatch {
         clean: tokens.randn_like().unsqueeze(1), // nothing attends it
         noised: tokens.unsqueeze(1),
