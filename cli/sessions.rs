@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use acdit_io::{Hub, MAIN, Opened, Refusal, SamplingInfo, Session, Sessions, Wanted, WorldInfo, WorldSource};
 use acdit_model::write_atomically;
-use acdit_runtime::{Beginning, Engine, Sampling, Stream, StreamConfig};
+use acdit_runtime::{Beginning, Engine, Sampling, Stream, StreamConfig, Timeline};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,13 @@ struct Served {
     weights: String,
 }
 
+/// A session in the state folder.
+struct Kept {
+    id: String,
+    folder: PathBuf,
+    served: Served,
+}
+
 /// Reads the weights once over.
 pub(crate) fn fingerprint(weights: &Path) -> anyhow::Result<String> {
     let file = weights.join("transformer/diffusion_pytorch_model.safetensors");
@@ -76,10 +83,13 @@ pub(crate) fn fingerprint(weights: &Path) -> anyhow::Result<String> {
 impl House {
     /// The main session and all others that were saved; the main one is made if there is none.
     pub(crate) fn furnish(&self) -> anyhow::Result<(Session, Vec<Session>)> {
-        let mut others = Vec::new();
-        let mut main = None;
-        for id in self.saved_ids()? {
-            let session = self.restore(&id).with_context(|| format!("session {id}"))?;
+        let saved = self.saved()?;
+        let folders = saved.iter().map(|saved| saved.folder.clone()).collect();
+        let (mut main, mut others) = (None, Vec::new());
+        for (Kept { id, served, .. }, timeline) in saved.into_iter().zip(self.engine.restore(folders)?) {
+            let whole = timeline.map_err(anyhow::Error::from);
+            let session = whole.and_then(|timeline| self.go_on(&id, served, timeline));
+            let session = session.with_context(|| format!("session {id}"))?;
             match id == MAIN {
                 true => main = Some(session),
                 false => others.push(session),
@@ -96,31 +106,31 @@ impl House {
         Ok((main, others))
     }
 
-    fn saved_ids(&self) -> anyhow::Result<Vec<String>> {
-        let Some(State { folder, .. }) = &self.state else { return Ok(Vec::new()) };
-        let mut ids = Vec::new();
+    /// The sessions in the state folder, by name.
+    fn saved(&self) -> anyhow::Result<Vec<Kept>> {
+        let Some(State { folder, weights }) = &self.state else { return Ok(Vec::new()) };
+        let mut saved = Vec::new();
         for entry in std::fs::read_dir(folder).with_context(|| format!("--state {}", folder.display()))? {
-            let path = entry?.path();
-            if path.join(SERVED).is_file() {
-                ids.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+            let entry = entry?;
+            let (folder, path) = (entry.path(), entry.path().join(SERVED));
+            if !path.is_file() {
+                continue;
             }
+            let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let served: Served = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+            if served.weights != *weights {
+                bail!("{}: made with other weights", path.display());
+            }
+            saved.push(Kept { id: entry.file_name().to_string_lossy().into_owned(), folder, served });
         }
-        ids.sort();
-        Ok(ids)
+        saved.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(saved)
     }
 
-    fn restore(&self, id: &str) -> anyhow::Result<Session> {
-        let state = self.state.as_ref().context("no --state")?;
-        let folder = state.folder.join(id);
-        let path = folder.join(SERVED);
-        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let Served { private, unattended, weights } =
-            serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-        if weights != state.weights {
-            bail!("{}: made with other weights", path.display());
-        }
-        let (source, hub) = self.begin(id, &self.config, Beginning::Saved(folder), true)?;
+    fn go_on(&self, id: &str, served: Served, timeline: Timeline) -> anyhow::Result<Session> {
+        let (source, hub) = self.begin(id, &self.config, Beginning::Same(Box::new(timeline)), true)?;
         source.save_if_changed()?;
+        let Served { private, unattended, .. } = served;
         Ok(Session { id: id.to_owned(), source, hub, private, unattended })
     }
 

@@ -66,6 +66,9 @@ pub(crate) struct Computed {
     pub(crate) window: Window,
 }
 
+/// A block that its session has not taken in yet, with where its time went.
+type Stepping = (Computed, Timings);
+
 /// Where a step can be when it fails; tests make it fail at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -99,37 +102,84 @@ struct Shape {
 pub fn step_batch(world: &World, sessions: &mut [(&mut Session, StepInput)], widest: usize) -> Vec<Stepped> {
     let members: Vec<Result<Member>> =
         sessions.iter().map(|(session, input)| caught(|| Member::new(world, session, input))).collect();
-    let mut groups: Vec<(Shape, Vec<usize>)> = Vec::new();
-    for (index, member) in members.iter().enumerate() {
-        let Ok(member) = member else { continue };
-        let shape = member.shape(world);
-        match groups.iter_mut().find(|(other, group)| *other == shape && group.len() < widest) {
-            Some((_, group)) => group.push(index),
-            None => groups.push((shape, vec![index])),
-        }
-    }
-    let mut results: Vec<Option<Result<(Computed, Timings)>>> = members.iter().map(|_| None).collect();
-    for (_, group) in groups {
-        let rows: Vec<&Member> = group.iter().filter_map(|&index| members[index].as_ref().ok()).collect();
-        for (index, result) in group.into_iter().zip(compute_or_each(world, &rows)) {
+    let mut results: Vec<Option<Result<Stepping>>> = members.iter().map(|_| None).collect();
+    for group in groups(world, &members, widest) {
+        let rows: Vec<&Member> = group.iter().map(|&(_, member)| member).collect();
+        for ((index, _), result) in group.into_iter().zip(compute_or_each(world, &rows)) {
             results[index] = Some(result);
         }
     }
-    let computed: Vec<Result<(Computed, Timings)>> = (members.into_iter().zip(results))
-        .map(|(member, result)| member.and_then(|_| result.expect("every valid member is in a group")))
+    let results = finished(members, results);
+    sessions.iter_mut().zip(results).map(|((session, _), result)| commit(session, result)).collect()
+}
+
+/// Steps sessions each in its row of a batch, all of one width, no row taken twice: the same bits as beside any others.
+/// Rows that nobody has are filled up with copies. One result for each, as [`step_batch`].
+pub(crate) fn step_rows(world: &World, sessions: &mut [(&mut Session, StepInput, Row)]) -> Vec<Stepped> {
+    let members: Vec<Result<Member>> = (sessions.iter())
+        .map(|(session, input, row)| {
+            row.check()?;
+            caught(|| Member::new(world, session, input))
+        })
         .collect();
-    (sessions.iter_mut().zip(computed))
-        .map(|((session, _), computed)| computed.map(|(block, timings)| (session.commit(block), timings)))
-        .collect()
+    let mut results: Vec<Option<Result<Stepping>>> = members.iter().map(|_| None).collect();
+    for group in groups(world, &members, usize::MAX) {
+        let row = |index: usize| sessions[index].2;
+        let (first, filling) = group[0];
+        let mut rows = vec![filling; row(first).batch as usize];
+        group.iter().for_each(|&(index, member)| rows[row(index).slot as usize] = member);
+        let mut computed: Vec<Option<Result<Stepping>>> = match attempt(world, &rows) {
+            Ok(computed) => computed.into_iter().map(Some).collect(),
+            Err(error) => {
+                tracing::warn!("a batch of {} failed: {error}", rows.len());
+                rows.iter().map(|_| None).collect()
+            }
+        };
+        for (index, member) in group {
+            let alone = || {
+                let rows = vec![member; row(index).batch as usize];
+                attempt(world, &rows)?.swap_remove(row(index).slot as usize)
+            };
+            results[index] = Some(computed[row(index).slot as usize].take().unwrap_or_else(alone));
+        }
+    }
+    let results = finished(members, results);
+    sessions.iter_mut().zip(results).map(|((session, ..), result)| commit(session, result)).collect()
 }
 
 /// One block of one session, as if computed in `row`.
 pub(crate) fn step_at(world: &World, session: &mut Session, input: &StepInput, row: Row) -> Stepped {
-    row.check()?;
-    let member = caught(|| Member::new(world, session, input))?;
-    let rows = vec![&member; row.batch as usize];
-    let (computed, timings) = attempt(world, &rows)?.swap_remove(row.slot as usize)?;
-    Ok((session.commit(computed), timings))
+    let input = StepInput { inject: input.inject.as_ref().map(Tensor::shallow_clone), ..*input };
+    step_rows(world, &mut [(session, input, row)]).remove(0)
+}
+
+/// Valid members, with their places, that can share a batch of at most `widest`.
+fn groups<'a, 'b>(
+    world: &World,
+    members: &'b [Result<Member<'a>>],
+    widest: usize,
+) -> Vec<Vec<(usize, &'b Member<'a>)>> {
+    let mut groups: Vec<(Shape, Vec<(usize, &Member)>)> = Vec::new();
+    for (index, member) in members.iter().enumerate() {
+        let Ok(member) = member else { continue };
+        let shape = member.shape(world);
+        match groups.iter_mut().find(|(other, group)| *other == shape && group.len() < widest) {
+            Some((_, group)) => group.push((index, member)),
+            None => groups.push((shape, vec![(index, member)])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// The results of valid members, and why the others are none.
+fn finished(members: Vec<Result<Member>>, results: Vec<Option<Result<Stepping>>>) -> Vec<Result<Stepping>> {
+    (members.into_iter().zip(results))
+        .map(|(member, result)| member.and_then(|_| result.expect("every valid member is in a group")))
+        .collect()
+}
+
+fn commit(session: &mut Session, stepping: Result<Stepping>) -> Stepped {
+    stepping.map(|(computed, timings)| (session.commit(computed), timings))
 }
 
 impl<'a> Member<'a> {
@@ -167,7 +217,7 @@ impl<'a> Member<'a> {
 }
 
 /// The blocks of a batch; if it fails as a whole, of each of its sessions alone.
-fn compute_or_each(world: &World, members: &[&Member]) -> Vec<Result<(Computed, Timings)>> {
+fn compute_or_each(world: &World, members: &[&Member]) -> Vec<Result<Stepping>> {
     match attempt(world, members) {
         Ok(rows) => rows,
         Err(error) if members.len() == 1 => vec![Err(error)],
@@ -180,13 +230,13 @@ fn compute_or_each(world: &World, members: &[&Member]) -> Vec<Result<(Computed, 
 }
 
 /// [`compute`], with panics of the tensor library as errors.
-fn attempt(world: &World, members: &[&Member]) -> Result<Vec<Result<(Computed, Timings)>>> {
+fn attempt(world: &World, members: &[&Member]) -> Result<Vec<Result<Stepping>>> {
     // Sessions and world are only read, so a panic leaves none of them half changed.
     caught(|| compute(world, members))
 }
 
 /// The blocks of a batch. A row that is not finite fails; the others do not see it.
-fn compute(world: &World, members: &[&Member]) -> Result<Vec<Result<(Computed, Timings)>>> {
+fn compute(world: &World, members: &[&Member]) -> Result<Vec<Result<Stepping>>> {
     let _guard = tch::no_grad_guard();
     let started = Instant::now();
     let tokens = match members.iter().map(|member| member.replaced(world)).collect::<Option<Vec<_>>>() {
@@ -293,4 +343,4 @@ fn reach(stage: Stage) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

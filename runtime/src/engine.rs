@@ -7,6 +7,7 @@
 mod seat;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use acdit_codec::Frame;
@@ -47,6 +48,8 @@ pub(crate) type Reply = Box<dyn FnOnce(Outcome) + Send>;
 pub(crate) enum Event {
     /// A stream begins.
     Open { stream: Opening, reply: Sender<Result<()>> },
+    /// Somebody wants what was saved in these folders.
+    Restore { folders: Vec<PathBuf>, reply: Sender<Vec<Result<Timeline>>> },
     /// A stream's handle is gone.
     Close { stream: StreamId },
     /// Something is asked of a stream.
@@ -123,6 +126,10 @@ impl Worker {
             Event::Open { stream, reply } => {
                 // The opener waits for the answer; should it be gone, its Close follows.
                 let _ = reply.send(self.open(stream, now));
+            }
+            Event::Restore { folders, reply } => {
+                // Whoever asked may have left.
+                let _ = reply.send(Timeline::restore_all(&self.world, &folders));
             }
             Event::Close { stream } => {
                 self.seats.remove(&stream);

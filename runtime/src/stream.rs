@@ -155,6 +155,16 @@ impl Engine {
         }
     }
 
+    /// What [`Saver`](crate::Saver)s wrote into these folders, to begin streams with: see [`Timeline::restore_all`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`]; for each folder as [`Timeline::restore`].
+    pub fn restore(&self, folders: Vec<PathBuf>) -> Result<Vec<Result<Timeline>>> {
+        let (reply, answer) = bounded(1);
+        self.0.events.send(Event::Restore { folders, reply }).map_err(|_| Error::Stopped)?;
+        answer.recv().map_err(|_| Error::Stopped)
+    }
+
     /// Opens a stream. It rests until [`StreamHandle::viewers`] says that somebody looks.
     ///
     /// # Errors
@@ -168,7 +178,7 @@ impl Engine {
     /// those of `config` are passed over.
     ///
     /// # Errors
-    /// As [`Self::open`], [`Timeline::fork`] and [`Timeline::restore`].
+    /// As [`Self::open`] and [`Timeline::fork`].
     pub fn open_from(&self, config: &StreamConfig, beginning: Beginning) -> Result<Stream> {
         let (codec, open_h264) = h264(&config.encoder, self.0.frame)?;
         self.open_with(config, beginning, codec, open_h264)
@@ -266,8 +276,6 @@ pub enum Beginning {
     },
     /// Another session just as it is.
     Same(Box<Timeline>),
-    /// What a [`Saver`](crate::Saver) wrote.
-    Saved(PathBuf),
 }
 
 /// How a stream runs and how it is encoded.

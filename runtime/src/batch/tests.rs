@@ -21,7 +21,7 @@ pub(super) fn fault(stage: Stage) -> Result<()> {
 }
 
 /// Runs `work` with `fault` asked at every stage.
-fn with_fault<T>(fault: impl FnMut(Stage) -> Result<()> + 'static, work: impl FnOnce() -> T) -> T {
+pub(crate) fn with_fault<T>(fault: impl FnMut(Stage) -> Result<()> + 'static, work: impl FnOnce() -> T) -> T {
     FAULT.set(Some(Box::new(fault)));
     let result = work();
     FAULT.set(None);

@@ -73,7 +73,6 @@ impl Seat {
             Beginning::New => Timeline::prompted(world, settings, label)?,
             Beginning::Fork { of, block } => of.fork(world, block)?,
             Beginning::Same(timeline) => *timeline,
-            Beginning::Saved(folder) => Timeline::restore(world, &folder)?,
         };
         let mut seat = Self {
             timeline,

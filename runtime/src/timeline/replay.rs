@@ -1,7 +1,11 @@
 //! A log computed again, from its first line to its last.
 
+use tch::Tensor;
+
 use super::{Entry, Stamp, Timeline, check_label, log};
-use crate::{Block, Error, Result, World};
+use crate::batch::{Row, step_rows};
+use crate::error::caught;
+use crate::{Block, Error, Result, Session, StepInput, World};
 
 /// A block of a log, computed again.
 #[derive(Debug)]
@@ -64,42 +68,119 @@ impl Timeline {
             let expected = log::VERSION;
             return Err(Error::Input(format!("a log of version {version}, expected {expected}")).into());
         }
-        let mut timeline = Self::new(world, *settings, *label)?;
-        timeline.follow(world, rest, &mut each)?;
-        Ok(timeline)
+        let mut follower = Follower::new(Self::new(world, *settings, *label)?, rest);
+        while let Some(due) = follower.next_block(world)? {
+            let (session, input, row) = follower.input(&due);
+            let block = session.step_at(world, &input, row)?;
+            each(&follower.took(&due, &block))?;
+        }
+        Ok(follower.timeline)
+    }
+}
+
+/// A session that does again what a log tells.
+pub(super) struct Follower<'a> {
+    timeline: Timeline,
+    /// What is left of the log.
+    entries: std::slice::Iter<'a, Entry>,
+    /// Lines of it that are done.
+    line: usize,
+    turn: u64,
+    inject: Option<Tensor>,
+}
+
+/// A block that a log tells of.
+pub(super) struct Due {
+    index: u64,
+    hash: blake3::Hash,
+    row: Row,
+}
+
+impl<'a> Follower<'a> {
+    /// `entries` are those that follow the line that led to `timeline`, the first of its log if nothing else.
+    pub(super) fn new(timeline: Timeline, entries: &'a [Entry]) -> Self {
+        Self { timeline, entries: entries.iter(), line: 1, turn: 0, inject: None }
     }
 
-    /// Does again what a log has after its first line.
-    pub(super) fn follow<E: From<Error>>(
-        &mut self,
-        world: &World,
-        entries: &[Entry],
-        each: &mut impl FnMut(&Again) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let (mut inject, mut turn) = (None, 0);
-        for (entry, line) in entries.iter().zip(2..) {
-            turn += u64::from(entry.turns());
+    /// Does all that comes before the next block, which is returned if there is one.
+    fn next_block(&mut self, world: &World) -> Result<Option<Due>> {
+        let timeline = &mut self.timeline;
+        for entry in self.entries.by_ref() {
+            self.line += 1;
+            self.turn += u64::from(entry.turns());
             match entry {
-                Entry::Start { .. } => return Err(Error::Input("a log with two starts".to_owned()).into()),
+                Entry::Start { .. } => return Err(Error::Input("a log with two starts".to_owned())),
                 Entry::Label { label, .. } => {
                     check_label(world, *label)?;
-                    self.set_label_unchecked(*label);
+                    timeline.set_label_unchecked(*label);
                 }
-                Entry::Seed { seed, .. } => self.set_seed(*seed),
-                Entry::Sampling { sampling, .. } => self.set_sampling(world, *sampling)?,
-                Entry::Inject { latents, .. } => inject = Some(latents.tensor()),
+                Entry::Seed { seed, .. } => timeline.set_seed(*seed),
+                Entry::Sampling { sampling, .. } => timeline.set_sampling(world, *sampling)?,
+                Entry::Inject { latents, .. } => self.inject = Some(latents.tensor()),
                 Entry::Block { block: index, hash, row } => {
-                    let block = self.step(world, inject.take(), *row)?;
-                    each(&Again { line, turn, block: &block, index: *index, expected: *hash })?;
+                    return Ok(Some(Due { index: *index, hash: *hash, row: *row }));
                 }
-                Entry::Rewind { block } => self.rewind(world, *block)?,
-                Entry::Fork { block } => *self = self.fork(world, *block)?,
-                Entry::Restart { seed } => self.forget(world, *seed)?,
-                Entry::Moved { .. } => self.log.push(entry.clone()),
-                Entry::Pause { .. } => self.set_paused(true),
-                Entry::Resume { .. } => self.set_paused(false),
+                Entry::Rewind { block } => timeline.rewind(world, *block)?,
+                Entry::Fork { block } => *timeline = timeline.fork(world, *block)?,
+                Entry::Restart { seed } => timeline.forget(world, *seed)?,
+                Entry::Moved { .. } => timeline.log.push(entry.clone()),
+                Entry::Pause { .. } => timeline.set_paused(true),
+                Entry::Resume { .. } => timeline.set_paused(false),
             }
         }
-        Ok(())
+        Ok(None)
     }
+
+    /// The session whose block is due, and what goes into it.
+    fn input(&mut self, due: &Due) -> (&mut Session, StepInput, Row) {
+        let inject = self.inject.as_ref().map(Tensor::shallow_clone);
+        let label = self.timeline.label;
+        (&mut self.timeline.session, StepInput { label, inject }, due.row)
+    }
+
+    /// Notes the block, which the session has committed.
+    fn took<'b>(&mut self, due: &Due, block: &'b Block) -> Again<'b> {
+        self.timeline.took(self.inject.take(), block);
+        Again { line: self.line, turn: self.turn, block, index: due.index, expected: due.hash }
+    }
+}
+
+/// Lets each follow its log to the end, to the same bits. Blocks of batches of one width are computed side by side, as they
+/// were when they were made, as far as their rows are free.
+pub(super) fn follow_all(world: &World, followers: Vec<Follower>) -> Vec<Result<Timeline>> {
+    let mut ends: Vec<Option<Result<Timeline>>> = followers.iter().map(|_| None).collect();
+    let mut going: Vec<(usize, Follower, Option<Due>)> =
+        followers.into_iter().enumerate().map(|(at, follower)| (at, follower, None)).collect();
+    while !going.is_empty() {
+        let mut next = Vec::new();
+        for (at, mut follower, due) in going {
+            match due.map_or_else(|| caught(|| follower.next_block(world)), |due| Ok(Some(due))) {
+                Ok(Some(due)) => next.push((at, follower, Some(due))),
+                Ok(None) => ends[at] = Some(Ok(follower.timeline)),
+                Err(error) => ends[at] = Some(Err(error)),
+            }
+        }
+        let mut rows: Vec<Row> = Vec::new();
+        let mut now = |due: &Option<Due>| {
+            let fits =
+                |row: &Row| rows.iter().all(|taken| taken.batch == row.batch && taken.slot != row.slot);
+            let row = due.as_ref().map(|due| due.row).filter(fits);
+            rows.extend(row);
+            row.is_some()
+        };
+        let (mut together, later): (Vec<_>, Vec<_>) = next.into_iter().partition(|(_, _, due)| now(due));
+        let mut batch: Vec<_> = (together.iter_mut())
+            .filter_map(|(_, follower, due)| due.as_ref().map(|due| follower.input(due)))
+            .collect();
+        let blocks = step_rows(world, &mut batch);
+        going = later;
+        for ((at, mut follower, due), block) in together.into_iter().zip(blocks) {
+            let due = due.expect("only what is due is computed");
+            match block.and_then(|(block, _)| follower.took(&due, &block).check()) {
+                Ok(()) => going.push((at, follower, None)),
+                Err(error) => ends[at] = Some(Err(error)),
+            }
+        }
+    }
+    ends.into_iter().map(|end| end.expect("each has come to its end")).collect()
 }

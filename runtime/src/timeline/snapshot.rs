@@ -11,6 +11,7 @@ use acdit_model::{Error as ModelError, weights, write_atomically};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use super::replay::{Follower, follow_all};
 use super::{Entry, Kept, Log, Stamp, Timeline, read_log, write_log};
 use crate::batch::Row;
 use crate::error::caught;
@@ -171,6 +172,32 @@ impl Timeline {
     /// # Errors
     /// [`Error::Snapshot`] for a folder that is not a snapshot of a session of this world.
     pub fn restore(world: &World, folder: &Path) -> Result<Self> {
+        Self::restore_all(world, &[folder.into()]).remove(0)
+    }
+
+    /// As [`Self::restore`], of several: what was computed in one batch is computed again in one, where it can be.
+    pub fn restore_all(world: &World, folders: &[PathBuf]) -> Vec<Result<Self>> {
+        let read: Vec<Result<(Self, Vec<Entry>)>> =
+            folders.iter().map(|folder| caught(|| Self::read(world, folder))).collect();
+        let followers =
+            read.iter().flatten().map(|(saved, rest)| Follower::new(saved.clone(), rest)).collect();
+        let mut newest = follow_all(world, followers).into_iter();
+        let mut timelines = Vec::new();
+        for (read, folder) in read.into_iter().zip(folders) {
+            timelines.push(read.map(|(saved, _)| match newest.next() {
+                Some(Ok(newest)) => newest,
+                Some(Err(error)) => {
+                    tracing::warn!("{}: going on from the snapshot: {error}", folder.display());
+                    saved
+                }
+                None => saved,
+            }));
+        }
+        timelines
+    }
+
+    /// The session as it was saved, and the lines of its log that came after it and lead to the same bits here.
+    fn read(world: &World, folder: &Path) -> Result<(Self, Vec<Entry>)> {
         let path = folder.join(MANIFEST);
         let text = std::fs::read(&path).map_err(|error| ModelError::io(&path, error))?;
         let saved: Manifest = serde_json::from_slice(&text).map_err(|error| bad(&path, error))?;
@@ -237,16 +264,13 @@ impl Timeline {
             let name = folder.display();
             tracing::warn!("{name}: going on from the snapshot: made by {:?}, this is {here:?}", saved.stamp);
             timeline.log.push(Entry::Moved { block: timeline.index(), stamp: Box::new(here) });
-            return Ok(timeline);
+            return Ok((timeline, Vec::new()));
         }
-        let mut newest = timeline.clone();
-        match read_log(&whole[seen..])
-            .and_then(|entries| newest.follow(world, &entries, &mut |again| again.check()))
-        {
-            Ok(()) => timeline = newest,
-            Err(error) => tracing::warn!("{}: going on from the snapshot: {error}", folder.display()),
-        }
-        Ok(timeline)
+        let rest = read_log(&whole[seen..]).unwrap_or_else(|error| {
+            tracing::warn!("{}: going on from the snapshot: {error}", folder.display());
+            Vec::new()
+        });
+        Ok((timeline, rest))
     }
 }
 

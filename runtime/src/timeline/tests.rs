@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use tch::{Device, Kind};
 
 use super::*;
+use crate::batch::Stage;
+use crate::batch::tests::with_fault;
 
 fn world(context_window: Option<i64>) -> World {
     let config = Config {
@@ -296,6 +298,57 @@ fn lines_since_the_snapshot_are_done_again() {
     assert!(refused.contains("0 lines, the snapshot has seen 2"), "{refused}");
     assert!(Saver::new(folder.path().into()).save(&timeline, &Stamp::of(&world)).unwrap());
     same(&Timeline::restore(&world, folder.path()).unwrap(), &timeline);
+}
+
+#[test]
+fn sessions_that_were_made_side_by_side_are_done_again_side_by_side() {
+    let world = world(Some(3));
+    let folders = [0; 4].map(|_| tempfile::tempdir().unwrap());
+    // three of one batch, the second with other steps, and one by itself
+    let rows = [row(3, 0), row(3, 1), row(3, 2), Row::ALONE];
+    let timelines: Vec<Timeline> = (folders.iter().zip(rows).zip(0..))
+        .map(|((folder, row), seed)| {
+            let mut timeline = begin(&world, seed);
+            let mut saver = Saver::new(folder.path().into());
+            timeline.step(&world, None, row).unwrap();
+            saver.save(&timeline, &Stamp::of(&world)).unwrap();
+            timeline.set_sampling(&world, sampling(if seed == 1 { 2 } else { 1 })).unwrap();
+            for block in 0..4 {
+                timeline.set_label(&world, (block + seed as i64) % 3).unwrap();
+                timeline.step(&world, None, row).unwrap();
+            }
+            saver.save_log(&timeline).unwrap();
+            timeline
+        })
+        .collect();
+    let restored = || {
+        let passes = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = passes.clone();
+        let count = move |stage| {
+            counted.set(counted.get() + u32::from(stage == Stage::Context));
+            Ok(())
+        };
+        let folders: Vec<_> = folders.iter().map(|folder| folder.path().to_owned()).collect();
+        (with_fault(count, || Timeline::restore_all(&world, &folders)), passes.get())
+    };
+    let (whole, passes) = restored();
+    for (restored, timeline) in whole.iter().zip(&timelines) {
+        let restored = restored.as_ref().unwrap();
+        assert_eq!((hash(restored), restored.log()), (hash(timeline), timeline.log()));
+    }
+    assert_eq!(passes, 12, "four blocks of three kinds of batch");
+
+    // one whose log is of something else, one that is none: the others go on
+    let log = folders[0].path().join("log.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, text.replace(r#""label":2"#, r#""label":1"#)).unwrap();
+    std::fs::write(folders[3].path().join("session.json"), "{}").unwrap();
+    let (partly, _) = restored();
+    assert_eq!(partly[0].as_ref().unwrap().index(), 1, "as it was when it was saved");
+    for at in [1, 2] {
+        assert_eq!(hash(partly[at].as_ref().unwrap()), hash(&timelines[at]));
+    }
+    assert!(partly[3].is_err());
 }
 
 #[test]
