@@ -1,5 +1,6 @@
 //! A folder to work in, a tiny world of random weights in it, and the binary.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -101,6 +102,14 @@ impl Folder {
             command.env_remove(name);
         }
         command.current_dir(self.0.path()).args(words).env("OMP_NUM_THREADS", "1").stdin(Stdio::null());
+        // SAFETY: one call of the system between fork and exec. A server does not outlive a test that panics: it is killed
+        // when the thread that started it ends.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
         command
     }
 
