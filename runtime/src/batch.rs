@@ -130,17 +130,19 @@ pub(crate) fn step_rows(world: &World, sessions: &mut [(&mut Session, StepInput,
         group.iter().for_each(|&(index, member)| rows[row(index).slot as usize] = member);
         let mut computed: Vec<Option<Result<Stepping>>> = match attempt(world, &rows) {
             Ok(computed) => computed.into_iter().map(Some).collect(),
+            Err(error) if group.len() == 1 => {
+                results[first] = Some(Err(error));
+                continue;
+            }
             Err(error) => {
-                tracing::warn!("a batch of {} failed: {error}", rows.len());
+                tracing::warn!("{} sessions side by side failed, each is tried alone: {error}", group.len());
                 rows.iter().map(|_| None).collect()
             }
         };
         for (index, member) in group {
-            let alone = || {
-                let rows = vec![member; row(index).batch as usize];
-                attempt(world, &rows)?.swap_remove(row(index).slot as usize)
-            };
-            results[index] = Some(computed[row(index).slot as usize].take().unwrap_or_else(alone));
+            let Row { batch, slot } = row(index);
+            let alone = || attempt(world, &vec![member; batch as usize])?.swap_remove(slot as usize);
+            results[index] = Some(computed[slot as usize].take().unwrap_or_else(alone));
         }
     }
     let results = finished(members, results);
