@@ -100,7 +100,7 @@ impl Serve {
             anyhow::Ok((folder, weights.clone()))
         };
         let state = self.state.map(|folder| kept(folder, "--state")).transpose()?;
-        let state = state.map(|(folder, weights)| State { folder, weights });
+        let state = state.map(|(folder, weights)| State::lock(folder, weights)).transpose()?;
         let recordings = self.recordings.map(|folder| kept(folder, "--recordings")).transpose()?;
         if recordings.is_some() && !cfg!(feature = "video") {
             bail!("--recordings: this build cannot write clips (feature `video`)");

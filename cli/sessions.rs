@@ -3,6 +3,7 @@
 mod begin;
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -54,6 +55,26 @@ pub(crate) struct State {
     pub(crate) folder: PathBuf,
     /// Fingerprint of the weights: sessions of others cannot go on.
     pub(crate) weights: String,
+    /// Held open, and so locked, for as long as this process lives.
+    _lock: File,
+}
+
+impl State {
+    /// Takes the folder for this process alone: two that save there would undo each other's work.
+    pub(crate) fn lock(folder: PathBuf, weights: String) -> anyhow::Result<Self> {
+        let path = folder.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = lock.with_context(|| path.display().to_string())?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("--state {}: another server saves its sessions there", folder.display())
+            }
+            // There are file systems without locks.
+            Err(TryLockError::Error(error)) => tracing::warn!("{}: not locked: {error}", path.display()),
+        }
+        Ok(Self { folder, weights, _lock: lock })
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,7 +129,7 @@ impl House {
 
     /// The sessions in the state folder, by name.
     fn saved(&self) -> anyhow::Result<Vec<Kept>> {
-        let Some(State { folder, weights }) = &self.state else { return Ok(Vec::new()) };
+        let Some(State { folder, weights, .. }) = &self.state else { return Ok(Vec::new()) };
         let mut saved = Vec::new();
         for entry in std::fs::read_dir(folder).with_context(|| format!("--state {}", folder.display()))? {
             let entry = entry?;
@@ -175,7 +196,7 @@ impl House {
 
     /// Writes down how a session is served, where there is a place for it, after its first snapshot.
     fn note(&self, id: &str, private: bool, unattended: bool) -> anyhow::Result<()> {
-        let Some(State { folder, weights }) = &self.state else { return Ok(()) };
+        let Some(State { folder, weights, .. }) = &self.state else { return Ok(()) };
         if let Some(source) = self.find(id) {
             source.save_if_changed()?;
         }

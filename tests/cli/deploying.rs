@@ -49,11 +49,12 @@ fn every_flag_in_it_is_one_of_serve() {
         .filter_map(|word| word.split('=').next())
         .filter(|word| word.starts_with("--"))
         .collect();
-    assert!(flags.len() >= 6 && flags.is_subset(&known), "{:?}", flags.difference(&known));
+    assert!(flags.len() >= 4 && flags.is_subset(&known), "{:?}", flags.difference(&known));
 
-    // Settings in the environment of an image
-    let image = text("Dockerfile");
-    let variables = image.split_whitespace().filter_map(|word| word.strip_prefix("ACDIT_")?.split_once('='));
+    // Settings in the environment of an image and of the service
+    let settings = text("Dockerfile") + &unit.replace("Environment=", "Environment= ");
+    let variables =
+        settings.split_whitespace().filter_map(|word| word.strip_prefix("ACDIT_")?.split_once('='));
     let mut set = 0;
     for (name, _) in variables {
         let flag =
@@ -61,7 +62,7 @@ fn every_flag_in_it_is_one_of_serve() {
         assert!(known.contains(flag.as_str()), "{name}");
         set += 1;
     }
-    assert!(set >= 5, "{set}");
+    assert!(set >= 9, "{set}");
 }
 
 #[test]
@@ -106,6 +107,11 @@ fn the_objects_fit_together() {
     assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > pause + 10);
 
     let compose = documents("compose.yaml").remove(0);
+    let more = documents("compose.cuda.yaml").remove(0);
+    for (name, service) in more["services"].as_object().unwrap() {
+        let target = format!(" AS {}\n", service["build"]["target"].as_str().unwrap());
+        assert!(!compose["services"][name].is_null() && text("Dockerfile").contains(&target), "{name}");
+    }
     for (name, service) in compose["services"].as_object().unwrap() {
         for volume in service["volumes"].as_array().into_iter().flatten() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();

@@ -165,6 +165,11 @@ async fn sessions_are_begun_steered_forked_killed_and_continued() {
     assert_eq!((status, json(&full)["code"].as_str()), (429, Some("full")));
     client.close().await.unwrap();
 
+    let second = folder.run(&["serve", "--weights", "world", "--port", "0", "--state", "state"]);
+    assert!(
+        second.code == Some(2) && second.stderr.contains("another server saves its sessions"),
+        "{second:?}"
+    );
     let (status, saved) = ask(&address, "POST", &format!("{path}/snapshot"), "");
     assert_eq!((status, json(&saved)["session"].as_str()), (201, Some(session)));
     assert_eq!(ask(&address, "GET", &format!("{path}/snapshot"), "").0, 200);
