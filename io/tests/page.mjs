@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { fragment, initSegment, nalUnits, parameterSets } from "../web/fmp4.mjs";
+import { fragment, initSegment, nalUnits, parameterSets, removable } from "../web/fmp4.mjs";
 import { History } from "../web/history.mjs";
 import { cover, toRgb } from "../web/pixels.mjs";
 import { Playout } from "../web/playout.mjs";
@@ -235,3 +235,14 @@ assert.deepEqual(nalUnits(Uint8Array.of(0, 0, 0, 1, 9, 16, 0, 0, 1, 0x65, 0, 0, 
   [0x41],
 ]);
 assert.deepEqual(nalUnits(Uint8Array.of(1, 2, 3)), []);
+
+// A buffer is emptied up to a keyframe that has been played: keyframes every 160 frames of a sixteenth of a second.
+{
+  const until = (start, past) => removable([0, 160, 320], start, past, 1 / 16);
+  assert.equal(until(0, 9.9), 0, "the first keyframe is where it begins");
+  assert.equal(until(0, 10), 159.5 / 16);
+  assert.equal(until(0, 19.9), 159.5 / 16, "never up to one that is to come");
+  assert.equal(until(10, 19.9), 0, "done already");
+  assert.equal(until(10, 25), 319.5 / 16);
+  assert.equal(removable([], 0, 99, 1 / 16), 0);
+}

@@ -36,7 +36,7 @@ const status = new Status();
 const pulse = new Pulse();
 const past = new History();
 const receipt = new Receipt(element("answer"));
-/** Whether the server was asked for what came before the first picture of this connection. */
+/** Whether the server was asked for what came before the first picture of this connection, or since frames were left out. */
 let recalled = false;
 /** Whether the session stood still when it was last heard of. */
 let paused = false;
@@ -57,6 +57,7 @@ const stream = new Stream(canvas, {
   state: follow,
   gap: ({ dropped }) => {
     stats.dropped += dropped;
+    recalled = false;
     pulse.stumbled();
   },
   lost: ({ retryIn }) => {
@@ -236,7 +237,10 @@ async function beginOwn() {
 
 lead(element("to-main"), MAIN);
 element("retry").onclick = () => (here() === NEW ? arrive(NEW) : stream.retry());
-element("full").onclick = () => (document.fullscreenElement ? document.exitFullscreen() : element("stage").requestFullscreen());
+element("full").onclick = () => {
+  const change = document.fullscreenElement ? document.exitFullscreen() : element("stage").requestFullscreen();
+  change.catch(() => {}); // refused: the page stays as it is
+};
 element("full").hidden = !document.fullscreenEnabled;
 setInterval(() => {
   settle();

@@ -108,7 +108,16 @@ function text(ascii) {
   return Array.from(ascii, (letter) => letter.charCodeAt(0));
 }
 
-function concat(...parts) {
+/**
+ * Until when a buffer that begins at `start` may be emptied, to keep what comes after `past`; all in seconds, 0: not yet. What a
+ * browser removes goes on to the next keyframe, or to the end if there is none. `keys`: the numbers of keyframes, in order.
+ */
+export function removable(keys, start, past, frame) {
+  const key = keys.findLast((number) => number * frame <= past);
+  return key !== undefined && start < (key - 1) * frame ? (key - 0.5) * frame : 0;
+}
+
+export function concat(...parts) {
   const whole = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {

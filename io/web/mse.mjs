@@ -3,7 +3,7 @@
 // The browser's own player decodes and keeps the pace; each picture that it presents goes on to the canvas like any other.
 // Frames are numbered through, whatever the stream's timestamps do, so that they stay in one buffer without holes.
 
-import { fragment, initSegment, nalUnits, parameterSets } from "/fmp4.mjs";
+import { concat, fragment, initSegment, nalUnits, parameterSets, removable } from "/fmp4.mjs";
 
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
 /** Ticks in a frame. */
@@ -18,6 +18,10 @@ const PAST = 4;
 const HURRY = 1.1;
 /** Milliseconds without a new frame after which the newest is shown, as when the world is paused. */
 const STILL = 400;
+/** Milliseconds after which a picture that was announced too early is asked for again. */
+const SOON = 10;
+/** Milliseconds after which a player that has not presented any picture counts as one that never will. */
+const PATIENCE = 5000;
 
 function type(codec) {
   return `video/mp4; codecs="${codec}"`;
@@ -39,6 +43,10 @@ export class Mse {
   #headers = new Map();
   #sets = null;
   #number = 0;
+  /** Numbers of the keyframes in the buffer, and of those that are to come into it. */
+  #keys = [];
+  #presentedLast = -1;
+  #began = performance.now();
   #generation = null;
   /** A frame to go to as soon as it is in the buffer. */
   #jump = null;
@@ -65,6 +73,9 @@ export class Mse {
   decode(data, header) {
     if (this.#closed) return;
     if (this.#waiting.length > WAITING) return this.#onError(new Error("playing is too slow"));
+    // A hidden page is shown nothing.
+    if (document.hidden || !this.#number || this.#presentedLast >= 0) this.#began = performance.now();
+    else if (performance.now() - this.#began > PATIENCE) return this.#onError(new Error("the player shows no pictures"));
     const units = nalUnits(data);
     const sets = parameterSets(units);
     if (sets && !same(sets, this.#sets)) {
@@ -75,6 +86,7 @@ export class Mse {
     const number = this.#number++;
     if (this.#generation !== header.generation) this.#jump = number;
     this.#generation = header.generation;
+    if (header.keyframe) this.#keys.push(number);
     this.#headers.set(number, header);
     this.#headers.delete(number - UNSEEN);
     const time = number * TICKS;
@@ -122,8 +134,12 @@ export class Mse {
     try {
       const { buffered } = this.#buffer;
       const past = this.#video.currentTime - PAST;
-      if (buffered.length && buffered.start(0) < past - PAST) this.#buffer.remove(0, past);
-      else if (this.#waiting.length) this.#buffer.appendBuffer(this.#waiting.shift());
+      const full = buffered.length && buffered.start(0) < past - PAST;
+      const outdated = full ? removable(this.#keys, buffered.start(0), past, this.#frame) : 0;
+      if (outdated) {
+        this.#keys = this.#keys.filter((number) => number * this.#frame > outdated);
+        this.#buffer.remove(0, outdated);
+      } else if (this.#waiting.length) this.#buffer.appendBuffer(concat(...this.#waiting.splice(0)));
     } catch (error) {
       this.#onError(error);
     }
@@ -154,16 +170,24 @@ export class Mse {
   async #presented(mediaTime) {
     if (this.#closed) return;
     this.#video.requestVideoFrameCallback((_, { mediaTime }) => this.#presented(mediaTime));
-    const number = Math.round(mediaTime / this.#frame);
+    // After a seek Firefox gives the time that was asked for, in the middle of the frame.
+    const number = Math.floor(mediaTime / this.#frame + 0.25);
     const header = this.#headers.get(number);
     for (const before of this.#headers.keys()) if (before <= number) this.#headers.delete(before);
     if (!header) return;
+    this.#presentedLast = number;
     try {
+      // During a seek Firefox announces a picture before it can be had.
+      while (this.#video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) {
+        await new Promise((resolve) => setTimeout(resolve, SOON));
+        if (this.#closed || this.#presentedLast !== number) return;
+      }
       const picture = await createImageBitmap(this.#video);
       if (this.#closed) picture.close();
       else this.#onPicture(picture, { ...header, paced: true });
     } catch (error) {
-      this.#onError(error);
+      // Firefox animates a page no more whose video ends within this callback.
+      setTimeout(() => this.#onError(error));
     }
   }
 }
