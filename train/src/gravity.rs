@@ -47,10 +47,10 @@ const WALL: [u8; 3] = [62, 70, 110];
 /// Thickness of the painted wall and so the margin that the balls keep to the edge of the picture.
 const WALL_WIDTH: f64 = 1.0 / 32.0;
 
-/// Box lengths per frame, squared frame and frame; a fall through the whole box takes about six blocks.
-const ACCELERATION: f64 = 0.003;
+/// Box lengths per frame, squared frame and frame; a fall through the whole box takes about five blocks.
+const ACCELERATION: f64 = 0.005;
 /// Quadratic drag, per box length: strong on fast balls, nearly nothing on slow ones, so drifting goes on for long.
-const DRAG: f64 = 0.4;
+const DRAG: f64 = 0.9;
 const WALL_RESTITUTION: f64 = 0.7;
 const BALL_RESTITUTION: f64 = 0.9;
 /// Share of the sliding speed lost per substep of contact with a wall.
@@ -108,11 +108,11 @@ impl World {
         &self.state
     }
 
-    /// Draws the label of the next block: each holds for 1 to 6 blocks, now and then long enough to come to rest.
+    /// Draws the label of the next block: each holds for 1 to 5 blocks, now and then long enough to come to rest.
     pub fn next_label(&mut self) -> usize {
         if self.blocks_left == 0 {
             self.label = self.rng.random_range(0..LABELS.len());
-            let longest = if self.rng.random_bool(0.25) { 24 } else { 6 };
+            let longest = if self.rng.random_bool(0.25) { 20 } else { 5 };
             self.blocks_left = self.rng.random_range(1..=longest);
         }
         self.blocks_left -= 1;
