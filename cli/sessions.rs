@@ -85,6 +85,18 @@ struct Served {
     weights: String,
 }
 
+impl Served {
+    fn read(folder: &Path, weights: &str) -> anyhow::Result<Self> {
+        let path = folder.join(SERVED);
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let served: Self = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        if served.weights != weights {
+            bail!("{}: made with other weights", path.display());
+        }
+        Ok(served)
+    }
+}
+
 /// A session in the state folder.
 struct Kept {
     id: String,
@@ -133,16 +145,13 @@ impl House {
         let mut saved = Vec::new();
         for entry in std::fs::read_dir(folder).with_context(|| format!("--state {}", folder.display()))? {
             let entry = entry?;
-            let (folder, path) = (entry.path(), entry.path().join(SERVED));
-            if !path.is_file() {
+            let folder = entry.path();
+            if !folder.join(SERVED).is_file() {
                 continue;
             }
-            let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let served: Served = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-            if served.weights != *weights {
-                bail!("{}: made with other weights", path.display());
-            }
-            saved.push(Kept { id: entry.file_name().to_string_lossy().into_owned(), folder, served });
+            let id = entry.file_name().to_string_lossy().into_owned();
+            let served = Served::read(&folder, weights).with_context(|| format!("session {id}"))?;
+            saved.push(Kept { id, folder, served });
         }
         saved.sort_by(|one, other| one.id.cmp(&other.id));
         Ok(saved)
