@@ -274,7 +274,7 @@ pub enum Beginning {
         /// One that [`Timeline::reach`] allows.
         block: u64,
     },
-    /// Another session just as it is.
+    /// A session just as it is: another one's, or a restored one.
     Same(Box<Timeline>),
 }
 

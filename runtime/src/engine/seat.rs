@@ -51,8 +51,8 @@ pub(crate) struct Seat {
     still: bool,
     /// The next block to be shown begins with a keyframe.
     cut: bool,
-    /// It left another session and has shown nothing yet: it falls in with a stream that plays, so that both can be made in
-    /// one batch for as long as they go on.
+    /// It left another session, or was saved beside others, and has shown nothing yet: it falls in with a stream that plays, so
+    /// that both can be made in one batch for as long as they go on.
     falls_in: bool,
     /// Blocks in the pipeline.
     in_flight: usize,

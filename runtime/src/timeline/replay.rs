@@ -149,38 +149,34 @@ impl<'a> Follower<'a> {
 /// were when they were made, as far as their rows are free.
 pub(super) fn follow_all(world: &World, followers: Vec<Follower>) -> Vec<Result<Timeline>> {
     let mut ends: Vec<Option<Result<Timeline>>> = followers.iter().map(|_| None).collect();
-    let mut going: Vec<(usize, Follower, Option<Due>)> =
-        followers.into_iter().enumerate().map(|(at, follower)| (at, follower, None)).collect();
-    while !going.is_empty() {
-        let mut next = Vec::new();
-        for (at, mut follower, due) in going {
-            match due.map_or_else(|| caught(|| follower.next_block(world)), |due| Ok(Some(due))) {
-                Ok(Some(due)) => next.push((at, follower, Some(due))),
+    let mut going: Vec<(usize, Follower)> = followers.into_iter().enumerate().collect();
+    let mut waiting: Vec<(usize, Follower, Due)> = Vec::new();
+    loop {
+        for (at, mut follower) in going.drain(..) {
+            match caught(|| follower.next_block(world)) {
+                Ok(Some(due)) => waiting.push((at, follower, due)),
                 Ok(None) => ends[at] = Some(Ok(follower.timeline)),
                 Err(error) => ends[at] = Some(Err(error)),
             }
         }
+        if waiting.is_empty() {
+            break;
+        }
         let mut rows: Vec<Row> = Vec::new();
-        let mut now = |due: &Option<Due>| {
-            let fits =
-                |row: &Row| rows.iter().all(|taken| taken.batch == row.batch && taken.slot != row.slot);
-            let row = due.as_ref().map(|due| due.row).filter(fits);
-            rows.extend(row);
-            row.is_some()
-        };
-        let (mut together, later): (Vec<_>, Vec<_>) = next.into_iter().partition(|(_, _, due)| now(due));
-        let mut batch: Vec<_> = (together.iter_mut())
-            .filter_map(|(_, follower, due)| due.as_ref().map(|due| follower.input(due)))
-            .collect();
+        let (mut together, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|(_, _, due)| {
+            let fits = rows.iter().all(|taken| taken.batch == due.row.batch && taken.slot != due.row.slot);
+            rows.extend(fits.then_some(due.row));
+            fits
+        });
+        waiting = later;
+        let mut batch: Vec<_> = together.iter_mut().map(|(_, follower, due)| follower.input(due)).collect();
         let blocks = step_rows(world, &mut batch);
-        going = later;
         for ((at, mut follower, due), block) in together.into_iter().zip(blocks) {
-            let due = due.expect("only what is due is computed");
             match block.and_then(|(block, _)| follower.took(&due, &block).check()) {
-                Ok(()) => going.push((at, follower, None)),
+                Ok(()) => going.push((at, follower)),
                 Err(error) => ends[at] = Some(Err(error)),
             }
         }
     }
-    ends.into_iter().map(|end| end.expect("each has come to its end")).collect()
+    ends.into_iter().map(|end| end.expect("nobody is going or waiting any more")).collect()
 }

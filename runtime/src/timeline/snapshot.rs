@@ -182,18 +182,15 @@ impl Timeline {
         let followers =
             read.iter().flatten().map(|(saved, rest)| Follower::new(saved.clone(), rest)).collect();
         let mut newest = follow_all(world, followers).into_iter();
-        let mut timelines = Vec::new();
-        for (read, folder) in read.into_iter().zip(folders) {
-            timelines.push(read.map(|(saved, _)| match newest.next() {
-                Some(Ok(newest)) => newest,
-                Some(Err(error)) => {
+        (read.into_iter().zip(folders))
+            .map(|(read, folder)| {
+                let (saved, _) = read?;
+                Ok(newest.next().expect("one for each that was read").unwrap_or_else(|error| {
                     tracing::warn!("{}: going on from the snapshot: {error}", folder.display());
                     saved
-                }
-                None => saved,
-            }));
-        }
-        timelines
+                }))
+            })
+            .collect()
     }
 
     /// The session as it was saved, and the lines of its log that came after it and lead to the same bits here.
